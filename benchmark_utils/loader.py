@@ -1,0 +1,181 @@
+"""Batches of next-token prediction, cut from token shards in their order.
+
+The semantics are those of modded-nanogpt's optimization track: one *global
+window* of ``batch_size * sequence_length`` tokens (and one more for the last
+target) per step, rows cut blindly from it, rank ``r`` of ``world_size``
+taking the r-th contiguous slice of rows. Nothing is shuffled. A window never
+straddles two shards: the next shard starts when the window would not fit,
+so the tail of each shard, shorter than a window, is dropped. Of a shard of
+10**8 tokens, 190 windows of 524,288 tokens are used (99.6 %).
+
+The stream of tokens therefore depends on neither the number of ranks nor the
+micro-batch.
+"""
+import bisect
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+# Steps are read together in blocks of about this many tokens, so that small
+# steps don't pay for one hand-over between threads each.
+BLOCK_TOKENS = 2**19
+# Blocks that are read ahead of the training loop.
+READ_AHEAD = 2
+
+
+class BatchLoader:
+    """Sequential batches of one rank.
+
+    Parameters
+    ----------
+    shards : TokenShards
+    batch_size : int
+        Rows per step, over all ranks.
+    sequence_length : int
+        Tokens per row.
+    repeat : bool
+        What happens when the shards end: start again with the first one, or
+        raise ``ValueError`` (``check_horizon`` does, before any training).
+    rank, world_size : int
+        This process and the number of processes.
+
+    Raises
+    ------
+    ValueError
+        If the ranks can't share the batch equally, or no shard holds a step.
+    """
+
+    def __init__(self, shards, batch_size, sequence_length, repeat=False,
+                 rank=0, world_size=1):
+        if min(batch_size, sequence_length) < 1:
+            raise ValueError(
+                f"batch_size={batch_size} and sequence_length="
+                f"{sequence_length} must be at least 1."
+            )
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size={batch_size} rows can't be shared equally by "
+                f"{world_size} ranks; use a multiple of {world_size}."
+            )
+        self.shards = shards
+        self.batch_size = batch_size
+        self.sequence_length = sequence_length
+        self.repeat = repeat
+        self.rank_batch_size = batch_size // world_size
+        self.tokens_per_step = batch_size * sequence_length
+        self._rank_tokens = self.rank_batch_size * sequence_length
+        self._rank_offset = rank * self._rank_tokens
+        self._steps = [
+            (len(tokens) - 1) // self.tokens_per_step
+            for tokens in shards.arrays
+        ]
+        # Number of steps in the shards up to and including each one.
+        self._last_step = list(accumulate(self._steps))
+        if len(self) == 0:
+            raise ValueError(
+                f"A step of {batch_size} x {sequence_length} tokens needs "
+                f"{self.tokens_per_step + 1} tokens in one shard; the "
+                f"largest of {shards.paths[0].parent} holds "
+                f"{max(map(len, shards.arrays))}. Use a smaller batch_size "
+                "or sequence_length, or larger shards."
+            )
+
+    def __len__(self):
+        """Steps in one pass over the shards."""
+        return self._last_step[-1]
+
+    def check_horizon(self, num_steps):
+        """Check, before training, that ``num_steps`` steps can be served.
+
+        Reads the shards that these steps need, once per process, to check
+        their token ids. Raises ``ValueError`` if they are too few or corrupt.
+        """
+        if num_steps > len(self) and not self.repeat:
+            needed = -(-num_steps // max(self._steps))
+            raise ValueError(
+                f"{num_steps} steps of {self.tokens_per_step} tokens need "
+                f"more training data: {len(self._steps)} shard(s) in "
+                f"{self.shards.paths[0].parent} hold {len(self)} such steps; "
+                f"{needed} shards of this size would do. Ask the dataset for "
+                "more tokens, lower num_steps, or allow the data to be read "
+                "again with the dataset's parameter repeat=True."
+            )
+        self.shards.check_token_ids(
+            1 + bisect.bisect_left(self._last_step, num_steps)
+        )
+
+    def batches(self, device="cpu", start_step=0, stop_step=None):
+        """Iterate over the batches of the steps [start_step, stop_step).
+
+        A background thread reads ahead, a bounded number of tokens. On CUDA
+        the tokens travel as they are stored, 2 bytes each, from pinned
+        memory, and are widened on the device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+        start_step, stop_step : int
+            By default one whole pass. Starting late costs nothing.
+
+        Yields
+        ------
+        inputs, targets : int64 tensors, shape [rank_batch_size,
+            sequence_length], on the device
+        """
+        device = torch.device(device)
+        stop_step = len(self) if stop_step is None else stop_step
+        if stop_step > len(self) and not self.repeat:
+            raise ValueError(
+                f"The shards hold {len(self)} steps, not {stop_step}."
+            )
+        shape = (self.rank_batch_size, self.sequence_length)
+        blocks = self._plan(start_step, stop_step)
+        with ThreadPoolExecutor(1, "token-loader") as reader:
+            pending = deque()
+
+            def read_next():
+                if (block := next(blocks, None)) is not None:
+                    pending.append(reader.submit(
+                        self._read, *block, pin=device.type == "cuda"
+                    ))
+
+            for _ in range(READ_AHEAD):
+                read_next()
+            while pending:
+                block = pending.popleft().result()
+                read_next()
+                block = block.to(device, non_blocking=True).to(torch.int64)
+                for tokens in block:
+                    yield tokens[:-1].view(shape), tokens[1:].view(shape)
+
+    def _plan(self, start_step, stop_step):
+        """Yield (shard, first step within it, number of steps) per block."""
+        steps_per_block = max(1, BLOCK_TOKENS // self._rank_tokens)
+        step = start_step
+        while step < stop_step:
+            position = step % len(self)
+            shard = bisect.bisect_right(self._last_step, position)
+            remaining = self._last_step[shard] - position
+            count = min(steps_per_block, remaining, stop_step - step)
+            yield shard, self._steps[shard] - remaining, count
+            step += count
+
+    def _read(self, shard, first_step, num_steps, pin):
+        """Copy this rank's tokens of consecutive steps out of the file.
+
+        Returns a uint16 tensor [num_steps, rank tokens + 1]; consecutive
+        rows share one token, the last target of one and the first input of
+        the next, when there is one rank.
+        """
+        start = first_step * self.tokens_per_step + self._rank_offset
+        windows = np.lib.stride_tricks.sliding_window_view(
+            self.shards.arrays[shard], self._rank_tokens + 1
+        )[start::self.tokens_per_step][:num_steps]
+        block = torch.empty(
+            windows.shape, dtype=torch.uint16, pin_memory=pin
+        )
+        np.copyto(block.numpy(), windows)
+        return block
