@@ -64,6 +64,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.sequence_length = sequence_length
         self.repeat = repeat
+        self.world_size = world_size
         self.rank_batch_size = batch_size // world_size
         self.tokens_per_step = batch_size * sequence_length
         self._rank_tokens = self.rank_batch_size * sequence_length

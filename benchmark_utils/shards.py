@@ -8,18 +8,22 @@ version 1 and the number of tokens, then the tokens as little-endian uint16.
     from benchmark_utils.shards import write_shard
     write_shard("my_train_000001.bin", [numpy.array([50256, 40, 1101])])
 """
+import contextlib
 import functools
+import glob
+import itertools
 import os
+import secrets
 import stat
-import tempfile
+import struct
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 MAGIC = 20240520
 VERSION = 1
-HEADER_INTS = 256
-HEADER_BYTES = 4 * HEADER_INTS
+HEADER_BYTES = 4 * 256
 TOKEN_DTYPE = np.dtype("<u2")
 # The token count is an int32 in the header.
 MAX_TOKENS = 2**31 - 1
@@ -46,17 +50,46 @@ def open_shard(path):
         was found and what was expected.
     """
     path = Path(path)
-    info = os.stat(path)
-    if not stat.S_ISREG(info.st_mode):
-        raise ValueError(f"{path} is not a regular file.")
-    if info.st_size < HEADER_BYTES:
+    # Before opening it: opening a pipe waits for whoever writes to it.
+    if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
-            f"{path} has {info.st_size} bytes, but the header of a token "
+            f"{path} is a folder, pipe or device; expected a token shard."
+        )
+    with _naming(path), open(path, "rb") as file:
+        header = file.read(HEADER_BYTES)
+        num_tokens = _check_header(
+            path, header, os.fstat(file.fileno()).st_size
+        )
+        tokens = np.memmap(
+            file, dtype=TOKEN_DTYPE, mode="r", offset=HEADER_BYTES,
+            shape=(num_tokens,),
+        )
+    # The plain view: slicing the np.memmap subclass is several times slower.
+    return tokens.view(np.ndarray)
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Say which file an ``OSError`` is about: those of reading, writing and
+    mapping an open file don't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def _check_header(path, header, size):
+    """Return the number of tokens of a shard of ``size`` bytes whose first
+    bytes are ``header``, or raise a ``ValueError``."""
+    if len(header) < HEADER_BYTES:
+        raise ValueError(
+            f"{path} has {len(header)} bytes, but the header of a token "
             f"shard alone has {HEADER_BYTES}. The file is empty or cut off: "
             "delete it and fetch or write it again."
         )
-    header = np.fromfile(path, dtype="<i4", count=3)
-    magic, version, num_tokens = (int(value) for value in header)
+    magic, version, num_tokens = struct.unpack_from("<3i", header)
     if magic != MAGIC:
         raise ValueError(
             f"{path} starts with the magic number {magic}, a GPT-2 token "
@@ -72,22 +105,17 @@ def open_shard(path):
             f"{path} claims to hold {num_tokens} tokens; expected at least 1."
         )
     expected = HEADER_BYTES + TOKEN_DTYPE.itemsize * num_tokens
-    if info.st_size != expected:
-        problem = "cut off" if info.st_size < expected else "too long"
+    if size != expected:
+        problem = "cut off" if size < expected else "too long"
         raise ValueError(
             f"{path} is {problem}: its header claims {num_tokens} tokens, "
-            f"which is {expected} bytes, but the file has {info.st_size}. "
+            f"which is {expected} bytes, but the file has {size}. "
             "Delete it and fetch or write it again."
         )
-    tokens = np.memmap(
-        path, dtype=TOKEN_DTYPE, mode="r", offset=HEADER_BYTES,
-        shape=(num_tokens,),
-    )
-    # The plain view: slicing the np.memmap subclass is several times slower.
-    return tokens.view(np.ndarray)
+    return num_tokens
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _check_token_ids(path, vocab_size, size, mtime_ns):
     """Read a shard once per process and version of the file."""
     tokens = open_shard(path)
@@ -168,18 +196,19 @@ def write_shard(path, arrays, vocab_size=2**16):
     ------
     ValueError
         If an id does not fit, or there are no tokens, or 2**31 or more.
+    OSError
+        If the file can't be written, because the disk is full for example.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not 1 <= vocab_size <= 2**16:
         raise ValueError(
             f"vocab_size is {vocab_size}; uint16 tokens allow 1 to {2**16}."
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     num_tokens = 0
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-    ) as file:
-        try:
+    try:
+        with _naming(path), open(temporary, "xb") as file:
             file.write(bytes(HEADER_BYTES))
             for tokens in arrays:
                 tokens = _checked(tokens, vocab_size, path)
@@ -189,27 +218,93 @@ def write_shard(path, arrays, vocab_size=2**16):
                         f"{path} would hold {num_tokens} tokens; a shard "
                         f"holds at most {MAX_TOKENS}. Use write_shards."
                     )
-                file.write(tokens.astype(TOKEN_DTYPE).tobytes())
+                file.write(tokens.tobytes())
             if num_tokens == 0:
                 raise ValueError(f"There are no tokens to write to {path}.")
-            header = np.zeros(HEADER_INTS, dtype="<i4")
-            header[:3] = MAGIC, VERSION, num_tokens
             file.seek(0)
-            file.write(header.tobytes())
+            file.write(struct.pack("<3i", MAGIC, VERSION, num_tokens))
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return num_tokens
 
 
+def write_shards(folder, prefix, arrays, vocab_size=2**16,
+                 shard_tokens=10**8):
+    """Write a stream of token arrays as consecutive shards.
+
+    The files are ``{prefix}_000001.bin``, ``{prefix}_000002.bin`` and so on,
+    all but the last of ``shard_tokens`` tokens. Arrays may be of any length:
+    they are cut where a shard is full. One shard's tokens are never in
+    memory at once.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Created if needed.
+    prefix : str
+    arrays, vocab_size
+        As for ``write_shard``.
+    shard_tokens : int
+
+    Returns
+    -------
+    paths : list of Path
+
+    Raises
+    ------
+    FileExistsError
+        If the folder has shards of this prefix: they would be mixed up.
+    OSError, ValueError
+        As ``write_shard``. The shards written until then are removed.
+    """
+    folder = Path(folder)
+    if not 1 <= shard_tokens <= MAX_TOKENS:
+        raise ValueError(
+            f"shard_tokens={shard_tokens} must be from 1 to {MAX_TOKENS}."
+        )
+    if present := sorted(folder.glob(f"{glob.escape(prefix)}_*.bin")):
+        raise FileExistsError(
+            f"{folder} already holds {present[0].name} (and "
+            f"{len(present) - 1} more). Delete them or use another folder."
+        )
+
+    def pieces():
+        """Yield the arrays cut where a shard is full, as (shard, tokens)."""
+        num_tokens = 0
+        for tokens in arrays:
+            tokens = _checked(tokens, vocab_size, folder / prefix)
+            while len(tokens):
+                shard, filled = divmod(num_tokens, shard_tokens)
+                piece = tokens[:shard_tokens - filled]
+                yield shard, piece
+                num_tokens += len(piece)
+                tokens = tokens[len(piece):]
+
+    paths = []
+    try:
+        for shard, group in itertools.groupby(pieces(), key=itemgetter(0)):
+            paths.append(folder / f"{prefix}_{shard + 1:06d}.bin")
+            write_shard(paths[-1], map(itemgetter(1), group), vocab_size)
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    if not paths:
+        raise ValueError(f"There are no tokens to write to {folder}.")
+    return paths
+
+
 def _checked(tokens, vocab_size, path):
-    """The array as 1-D integers of the vocabulary, or a ValueError."""
+    """The array as 1-D uint16 tokens of the vocabulary, or a ValueError."""
     tokens = np.asarray(tokens)
-    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+    # NumPy makes an empty list an array of floats: nothing is wrong with it.
+    if tokens.ndim != 1 or (
+        len(tokens) and not np.issubdtype(tokens.dtype, np.integer)
+    ):
         raise ValueError(
             f"{path}: token arrays must be one-dimensional integers, got "
             f"shape {tokens.shape} of {tokens.dtype}."
@@ -219,12 +314,4 @@ def _checked(tokens, vocab_size, path):
             f"{path}: token ids from {tokens.min()} to {tokens.max()} do not "
             f"fit the vocabulary of {vocab_size} tokens."
         )
-    return tokens
-
-
-def _umask():
-    """The process's umask: temporary files are private, shards need not be.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return tokens.astype(TOKEN_DTYPE, copy=False)

@@ -1,0 +1,169 @@
+"""Where a run computes, in which precision, and how much at a time.
+
+A device is data: the same lines train and evaluate on CPU and on CUDA.
+"""
+from pathlib import Path
+
+import psutil
+import torch
+
+# More tokens per micro-batch gain nothing on a CPU and cost memory.
+CPU_MICRO_BATCH_TOKENS = 4096
+# On CUDA, micro-batches of 65,536 tokens give NaN in compiled attention with
+# some versions of torch (pytorch/pytorch#171389): stay well below.
+CUDA_MICRO_BATCH_TOKENS = 32768
+
+
+def choose_device(device="auto"):
+    """Decide on which device to compute.
+
+    Parameters
+    ----------
+    device : str
+        "auto" is CUDA when there is one; otherwise what torch understands.
+
+    Returns
+    -------
+    device : torch.device
+    reason : str
+
+    Raises
+    ------
+    ValueError
+        If torch can't use the device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), "a CUDA device is available"
+        return torch.device("cpu"), "there is no CUDA device"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r} can't be used: {str(error).splitlines()[0]} "
+            "Use 'auto', 'cpu' or 'cuda'."
+        ) from error
+    return chosen, "as asked for"
+
+
+def choose_dtype(dtype, device):
+    """Decide in which precision matrix products are computed.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "bfloat16"}
+        "auto" is bfloat16 (autocast: parameters, gradients, optimizer state
+        and the loss stay float32) where the device multiplies it natively.
+    device : torch.device
+
+    Returns
+    -------
+    dtype : torch.dtype
+    reason : str
+    """
+    if dtype in ("float32", "bfloat16"):
+        return getattr(torch, dtype), "as asked for"
+    if dtype != "auto":
+        raise ValueError(
+            f"dtype={dtype!r} is not one of auto, float32, bfloat16."
+        )
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        native = features.get("avx512_bf16") or features.get("amx_bf16")
+    if native:
+        return torch.bfloat16, "the device multiplies it natively"
+    return torch.float32, "the device does not multiply bfloat16 natively"
+
+
+def autocast(device, dtype):
+    """The context in which forward passes run; no effect for float32."""
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16
+    )
+
+
+def max_micro_batch(sequence_length, device):
+    """Rows that go through a model at once, at most."""
+    tokens = (
+        CUDA_MICRO_BATCH_TOKENS if device.type == "cuda"
+        else CPU_MICRO_BATCH_TOKENS
+    )
+    return max(1, tokens // sequence_length)
+
+
+def choose_micro_batch(num_rows, sequence_length, device,
+                       micro_batch_size="auto"):
+    """Rows per micro-batch of a training step.
+
+    It changes memory and speed, never the mathematics: gradients and losses
+    are averaged over the micro-batches, which are all of the same size.
+
+    Parameters
+    ----------
+    num_rows : int
+        Rows that one rank computes per step.
+    sequence_length : int
+        Tokens per row.
+    device : torch.device
+    micro_batch_size : int or "auto"
+        "auto" is the largest that divides the rows and suits the device.
+
+    Returns
+    -------
+    micro_batch_size : int
+
+    Raises
+    ------
+    ValueError
+        If the size asked for does not divide the rows.
+    """
+    if micro_batch_size == "auto":
+        limit = max_micro_batch(sequence_length, device)
+        return max(
+            size for size in range(1, min(num_rows, limit) + 1)
+            if num_rows % size == 0
+        )
+    if micro_batch_size < 1 or num_rows % micro_batch_size:
+        raise ValueError(
+            f"micro_batch_size={micro_batch_size} does not divide the "
+            f"{num_rows} rows that each rank computes per step."
+        )
+    return micro_batch_size
+
+
+def synchronize(device):
+    """Wait for the work queued on the device, so that a clock can be read.
+
+    Nothing is ever queued on a CPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device):
+    """Start measuring the peak memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (clear := Path("/proc/self/clear_refs")).exists():
+        clear.write_text("5")
+
+
+def peak_memory(device):
+    """Peak memory in bytes since ``reset_peak_memory``: of torch's tensors on
+    CUDA, of the whole process on a CPU.
+
+    Only Linux can reset the peak of a process. Elsewhere it is the peak of
+    the process's whole life (Windows) or its present size (macOS).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss)

@@ -1,0 +1,81 @@
+"""Learning-rate schedules, as factors of the peak learning rate."""
+import math
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def learning_rate_factor(step, num_steps, warmup_steps=0,
+                         schedule="constant", cooldown=1.0):
+    """Factor of the peak learning rate for one optimizer step.
+
+    Linear warm-up, (s + 1) / warmup_steps for the s-th step, then constant,
+    then a cool-down that would reach zero at ``num_steps``. With
+    ``cooldown=1.0`` there is no constant part: "cosine" is then llm.c's
+    schedule and "linear" the linear decay; "linear" with ``cooldown=0.7`` is
+    the schedule of modded-nanogpt's optimization track.
+
+    Parameters
+    ----------
+    step : int
+        Steps done before this one, in [0, num_steps).
+    num_steps : int
+        The horizon.
+    warmup_steps : int
+        0 for no warm-up.
+    schedule : {"constant", "linear", "cosine"}
+        The shape of the cool-down.
+    cooldown : float in [0, 1]
+        Share of the horizon that the cool-down takes. It never starts before
+        the warm-up has ended.
+
+    Returns
+    -------
+    factor : float in [0, 1]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    start = max(warmup_steps, (1 - cooldown) * num_steps)
+    if schedule == "constant" or step < start:
+        return 1.0
+    remaining = (num_steps - step) / (num_steps - start)
+    if schedule == "linear":
+        return remaining
+    return 0.5 * (1 - math.cos(math.pi * remaining))
+
+
+def check_schedule(num_steps, warmup_steps, schedule, cooldown):
+    """Raise ``ValueError`` naming the parameter that makes no sense."""
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1.")
+    if schedule not in SCHEDULES:
+        raise ValueError(
+            f"schedule={schedule!r} is not one of {', '.join(SCHEDULES)}."
+        )
+    if not 0 <= cooldown <= 1:
+        raise ValueError(
+            f"cooldown={cooldown} is a share of the horizon, from 0 to 1."
+        )
+    if not 0 <= warmup_steps <= num_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be between 0 and num_steps="
+            f"{num_steps}."
+        )
+
+
+def evaluation_steps(num_steps, eval_every):
+    """The steps after which a run is evaluated.
+
+    Every ``eval_every`` steps, five times as often in the last tenth of the
+    horizon, where the loss usually crosses the target, and at both ends.
+
+    Returns
+    -------
+    steps : list of int, increasing, from 0 to num_steps
+    """
+    fine = max(1, eval_every // 5)
+    start = num_steps - num_steps // 10
+    return sorted({
+        0, num_steps,
+        *range(0, num_steps, eval_every),
+        *(step for step in range(0, num_steps, fine) if step >= start),
+    })

@@ -1,0 +1,268 @@
+"""The training loop that every solver shares.
+
+A solver says which optimizer it is (``get_optimizer``); everything that
+another solver must not do differently is here.
+"""
+import functools
+import hashlib
+from pathlib import Path
+
+import torch
+from benchopt import BaseSolver
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from benchmark_utils.device import (
+    autocast, choose_micro_batch, peak_memory, reset_peak_memory, synchronize
+)
+from benchmark_utils.schedules import (
+    check_schedule, evaluation_steps, learning_rate_factor
+)
+
+
+class TrainingSolver(BaseSolver):
+    """Base class of the solvers: train a GPT with one optimizer.
+
+    A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
+    parameters must include those of the horizon and the schedule:
+
+    - ``num_steps``: the horizon, in optimizer steps;
+    - ``warmup_steps``, ``schedule``, ``cooldown``: see
+      ``benchmark_utils.schedules.learning_rate_factor``;
+    - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
+    """
+
+    # The solver whose model, gradients and optimizer state are in memory.
+    # benchopt keeps every solver of a run alive, and has no tear-down hook.
+    _in_memory = None
+    # Before ``set_objective`` there is no schedule (benchopt's own tests ask
+    # a solver without parameters for its next evaluation).
+    _evaluations = ()
+
+    def get_optimizer(self, roles):
+        """Build the optimizer.
+
+        Parameters
+        ----------
+        roles : dict of str to list of nn.Parameter
+            All parameters of the model by role: "hidden_matrices",
+            "embeddings", "head" and "gains_and_biases" (see
+            ``GPT2.parameter_roles``). A role can be empty.
+
+        Returns
+        -------
+        optimizer : torch.optim.Optimizer
+            With every parameter in exactly one group, at peak learning rate.
+        """
+        raise TypeError(f"{self.name} must define get_optimizer.")
+
+    def set_objective(self, make_model, train_loader, eval_every,
+                      micro_batch_size, device, dtype, description):
+        check_schedule(
+            self.num_steps, self.warmup_steps, self.schedule, self.cooldown
+        )
+        train_loader.check_horizon(self.num_steps)
+        self._make_model = make_model
+        self._loader = train_loader
+        self._micro_batch_size = choose_micro_batch(
+            train_loader.rank_batch_size, train_loader.sequence_length,
+            device, micro_batch_size,
+        )
+        self._device, self._dtype = device, dtype
+        self._evaluations = evaluation_steps(self.num_steps, eval_every)
+        self._seed = self.get_seed(use_repetition=True)
+        say_once(
+            f"{description}, {train_loader.tokens_per_step} tokens per step "
+            f"in micro-batches of {self._micro_batch_size} x "
+            f"{train_loader.sequence_length}"
+        )
+
+    def describe_limits(self, max_runs, timeout):
+        """Warnings about limits of benchopt that can end a run early."""
+        if timeout is not None:
+            yield (
+                f"{self.name} stops at the first evaluation after {timeout:g}"
+                " s, evaluations included (benchopt's --timeout, 100 s "
+                "unless given). Pass --no-timeout to train to the end."
+            )
+        if max_runs < len(self._evaluations) - 1:
+            yield (
+                f"{self.name} stops after {max_runs + 1} of its "
+                f"{len(self._evaluations)} evaluations (benchopt's "
+                "--max-runs). Pass --max-runs 100000 to train to the end."
+            )
+
+    def get_next(self, stop_val):
+        """The next step after which the run is evaluated."""
+        later = (step for step in self._evaluations if step > stop_val)
+        return next(later, stop_val + 1)
+
+    def warm_up(self):
+        """Train throw-away weights on one micro-batch, so that whatever the
+        first steps of a process pay for is not timed."""
+        self._start()
+        size = self._micro_batch_size
+        inputs, targets = next(
+            self._loader.batches(self._device, stop_step=1)
+        )
+        for _ in range(2):
+            self._train_step(inputs[:size], targets[:size])
+
+    def pre_run_hook(self, callback):
+        self._start()
+
+    def run(self, callback):
+        batches = self._loader.batches(self._device, stop_step=self.num_steps)
+        with tqdm(
+            total=self.num_steps, desc=self.name, unit="step", leave=False,
+            disable=None, mininterval=1.0,
+        ) as progress:
+            while self._call(callback) and self._step < self.num_steps:
+                self._train_step(*next(batches))
+                progress.update()
+
+    def get_result(self):
+        return dict(
+            model=self._model, step=self._step, num_steps=self.num_steps,
+            train_loss=self._mean_train_loss(),
+            learning_rate=self._last_learning_rate,
+            peak_memory=peak_memory(self._device),
+        )
+
+    def _call(self, callback):
+        """Call back once per step; benchopt evaluates at the steps that
+        ``get_next`` gave. It reads its clock first thing, so the work queued
+        for the interval must be done by then."""
+        if self._step in self._evaluation_set:
+            synchronize(self._device)
+        go_on = callback()
+        if self._step in self._evaluation_set:
+            self._loss_sum.zero_()
+            self._loss_count = 0
+        return go_on
+
+    def _start(self):
+        """A fresh model and optimizer; what the last run held is freed."""
+        if TrainingSolver._in_memory is not None:
+            TrainingSolver._in_memory._release()
+        TrainingSolver._in_memory = self
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        reset_peak_memory(self._device)
+        # For optimizers that draw random numbers.
+        torch.manual_seed(self._seed)
+        self._model = self._make_model()
+        roles = self._model.parameter_roles()
+        self._optimizer = self.get_optimizer(roles)
+        check_coverage(self._optimizer, self._model)
+        say_once(f"{self.name}: " + describe_groups(self._optimizer, roles))
+        self._scheduler = LambdaLR(self._optimizer, functools.partial(
+            learning_rate_factor, num_steps=self.num_steps,
+            warmup_steps=self.warmup_steps, schedule=self.schedule,
+            cooldown=self.cooldown,
+        ))
+        self._step = 0
+        self._last_learning_rate = 0.0
+        self._evaluation_set = frozenset(self._evaluations)
+        self._loss_sum = torch.zeros((), device=self._device)
+        self._loss_count = 0
+
+    def _release(self):
+        self._model = self._optimizer = self._scheduler = None
+
+    def _train_step(self, inputs, targets):
+        """One optimizer step on a batch [rows, sequence_length].
+
+        Nothing here waits for the device.
+        """
+        size = self._micro_batch_size
+        num_micro_batches = len(inputs) // size
+        for micro_inputs, micro_targets in zip(
+            inputs.split(size), targets.split(size)
+        ):
+            with autocast(self._device, self._dtype):
+                loss = self._model(micro_inputs, micro_targets)
+            loss = loss / num_micro_batches
+            loss.backward()
+            self._loss_sum += loss.detach()
+        if self.max_grad_norm:
+            clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
+        self._last_learning_rate = self._scheduler.get_last_lr()[0]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scheduler.step()
+        self._loss_count += 1
+        self._step += 1
+
+    def _mean_train_loss(self):
+        """Since the last evaluation; before the first step, of the untrained
+        model on the first micro-batch."""
+        if self._loss_count:
+            return self._loss_sum.item() / self._loss_count
+        inputs, targets = next(
+            self._loader.batches(self._device, stop_step=1)
+        )
+        size = self._micro_batch_size
+        with torch.no_grad(), autocast(self._device, self._dtype):
+            return self._model(inputs[:size], targets[:size]).item()
+
+    def _get_state(self):
+        """Part of the key under which benchopt caches a run.
+
+        The key covers the files of the components; the results also depend
+        on the code they share and on torch.
+        """
+        return {"code": code_hash(), "torch": torch.__version__}
+
+    def __setstate__(self, state):
+        """Nothing to restore: the state is there for the cache key."""
+
+
+def check_coverage(optimizer, model):
+    """Raise ``ValueError`` unless the optimizer's groups hold every parameter
+    of the model exactly once."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    counts = dict.fromkeys(names, 0)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise ValueError(
+                    "The optimizer holds a tensor of shape "
+                    f"{tuple(parameter.shape)} that is no parameter of the "
+                    "model."
+                )
+            counts[id(parameter)] += 1
+    wrong = [names[key] for key, count in counts.items() if count != 1]
+    if wrong:
+        raise ValueError(
+            "Each parameter must be in exactly one group of the optimizer; "
+            f"these are in none or several: {', '.join(wrong)}."
+        )
+
+
+def describe_groups(optimizer, roles):
+    """One line: the optimizer and the number of parameters by role."""
+    counts = ", ".join(
+        f"{sum(p.numel() for p in parameters):,} in {role}"
+        for role, parameters in roles.items() if parameters
+    )
+    return f"{type(optimizer).__name__} on {counts}"
+
+
+@functools.cache
+def code_hash():
+    """SHA-256 of the shared code, as it was when first asked for."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def say_once(message):
+    """Print a fact about a run, once per process.
+
+    benchopt's progress line ends with a carriage return: start a new one.
+    """
+    print(f"\n{message}", flush=True)

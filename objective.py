@@ -1,0 +1,206 @@
+"""The rules of the benchmark: what every solver is given and judged on.
+
+    benchopt run . --config configs/quickstart.yml
+"""
+import functools
+import math
+import time
+
+import torch
+from benchopt import BaseObjective
+
+from benchmark_utils.device import (
+    autocast, choose_device, choose_dtype, max_micro_batch
+)
+from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.loader import BatchLoader
+from benchmark_utils.stopping import TargetCriterion
+
+
+class Objective(BaseObjective):
+    """Train GPT-2 until its validation loss falls below a target.
+
+    The model, its initialisation, the order of the tokens, the batch and the
+    evaluation are given. The optimizer, its schedule and its horizon are the
+    solver's.
+    """
+
+    name = "nanoGPT"
+    url = "https://github.com/benchopt/benchmark_nanogpt"
+    requirements = ["pytorch", "tqdm", "psutil"]
+    min_benchopt_version = "1.10"
+
+    sampling_strategy = "callback"
+    stopping_criterion = TargetCriterion()
+
+    parameters = {
+        # llm.c's GPT-2, 124,439,808 parameters with GPT-2's vocabulary.
+        "n_layer": [12],
+        "n_head": [12],
+        "n_embd": [768],
+        "context_length": [1024],
+        # One step: batch_size rows of sequence_length tokens, over all ranks.
+        "batch_size": [512],
+        "sequence_length": [1024],
+        # Tokens from the start of the validation shard.
+        "val_tokens": [10_485_760],
+        # Steps between evaluations; five times finer near the horizon.
+        "eval_every": [125],
+        # Nats per token; None is the dataset's own.
+        "target": [None],
+        # How the machine computes it: see benchmark_utils/device.py.
+        "device": ["auto"],
+        "dtype": ["auto"],
+        "micro_batch_size": ["auto"],
+    }
+
+    test_config = {
+        "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
+        "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
+        "eval_every": 2,
+        "dataset": {"name": "Simulated"},
+    }
+
+    def set_data(self, train, val, target, entropy, repeat):
+        """Check the problem as a whole, before anything is computed.
+
+        Parameters
+        ----------
+        train, val : TokenShards
+        target : float
+            The loss to reach on this data, in nats per token.
+        entropy : float or None
+            What no model can be better than, where it is known.
+        repeat : bool
+            Whether training may read the data again.
+        """
+        self._target = target if self.target is None else self.target
+        if entropy is not None and self._target < entropy:
+            raise ValueError(
+                f"target={self._target:g} is below the entropy of the data, "
+                f"{entropy:.4f} nats per token: no model can reach it."
+            )
+        if self.sequence_length > self.context_length:
+            raise ValueError(
+                f"sequence_length={self.sequence_length} is longer than the "
+                f"model's context_length={self.context_length}."
+            )
+        if self.eval_every < 1:
+            raise ValueError(f"eval_every={self.eval_every} must be >= 1.")
+        self._train_loader = BatchLoader(
+            train, self.batch_size, self.sequence_length, repeat=repeat
+        )
+        self._val_loader = self._make_val_loader(val)
+        self._vocab_size = train.vocab_size
+        self._val_batch = None
+
+    def _make_val_loader(self, val):
+        """All validation rows as one batch: the first tokens of the shard."""
+        rows, rest = divmod(self.val_tokens, self.sequence_length)
+        if rest or rows < 1:
+            raise ValueError(
+                f"val_tokens={self.val_tokens} must be a multiple of "
+                f"sequence_length={self.sequence_length}."
+            )
+        available = len(val.arrays[0]) - 1
+        if self.val_tokens > available:
+            usable = available // self.sequence_length * self.sequence_length
+            raise ValueError(
+                f"val_tokens={self.val_tokens} and the target of the last "
+                f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
+                f"holds {available + 1}. Use val_tokens={usable} or less."
+            )
+        return BatchLoader(val, rows, self.sequence_length)
+
+    def get_objective(self):
+        self._device, device_reason = choose_device(self.device)
+        self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
+        self._val_loader.check_horizon(1)
+        return dict(
+            # A fresh model for each run: what one run trains, no other sees.
+            make_model=functools.partial(
+                self._make_model, self.get_seed(use_repetition=True)
+            ),
+            train_loader=self._train_loader,
+            eval_every=self.eval_every,
+            micro_batch_size=self.micro_batch_size,
+            device=self._device,
+            dtype=self._dtype,
+            description=(
+                f"Training on {self._device} ({device_reason}) in "
+                f"{dtype_name(self._dtype)} ({dtype_reason})"
+            ),
+        )
+
+    def _make_model(self, seed):
+        return GPT2(
+            self._vocab_size, self.context_length, self.n_layer, self.n_head,
+            self.n_embd, seed=seed,
+        ).to(self._device)
+
+    def evaluate_result(self, model, step, num_steps, train_loss,
+                        learning_rate, peak_memory):
+        start = time.perf_counter()
+        val_loss = self._evaluate(model)
+        eval_seconds = time.perf_counter() - start
+        return dict(
+            value=_finite_or_inf(val_loss),
+            step=step,
+            tokens=step * self._train_loader.tokens_per_step,
+            num_steps=num_steps,
+            train_loss=_finite_or_inf(train_loss),
+            learning_rate=learning_rate,
+            target=self._target,
+            target_reached=int(val_loss < self._target),
+            diverged=int(not math.isfinite(val_loss + train_loss)),
+            peak_memory_mib=peak_memory / 2**20,
+            eval_seconds=eval_seconds,
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            world_size=self._train_loader.world_size,
+            device=describe_device(self._device),
+            dtype=dtype_name(self._dtype),
+            torch_version=torch.__version__,
+        )
+
+    @torch.no_grad()
+    def _evaluate(self, model):
+        """Mean loss over the validation tokens, in nats per token, summed
+        in float64."""
+        if self._val_batch is None:
+            self._val_batch, = self._val_loader.batches(
+                self._device, stop_step=1
+            )
+        inputs, targets = self._val_batch
+        size = max_micro_batch(self.sequence_length, self._device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for micro_inputs, micro_targets in zip(
+            inputs.split(size), targets.split(size)
+        ):
+            with autocast(self._device, self._dtype):
+                loss = model(micro_inputs, micro_targets)
+            total += loss.double() * len(micro_inputs)
+        return total.item() / len(inputs)
+
+    def get_one_result(self):
+        """An untrained model, for benchopt's own tests."""
+        model = self.get_objective()["make_model"]()
+        return dict(
+            model=model, step=0, num_steps=1, train_loss=0.0,
+            learning_rate=0.0, peak_memory=0,
+        )
+
+
+def _finite_or_inf(loss):
+    """benchopt's plots misplace the points of a curve that has a NaN."""
+    return loss if math.isfinite(loss) else math.inf
+
+
+def dtype_name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def describe_device(device):
+    """The device as results name it: "cpu", or the model of the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(device)

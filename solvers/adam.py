@@ -1,0 +1,42 @@
+"""AdamW with the recipe of llm.c's GPT-2 reproduction.
+
+Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019). The
+settings are those of llm.c's ``scripts/run_gpt2_124M.sh``.
+"""
+import torch
+
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """AdamW; weight decay on matrices and embeddings only."""
+
+    name = "Adam"
+    requirements = []
+
+    parameters = {
+        "learning_rate": [6e-4],
+        "beta1": [0.9],
+        "beta2": [0.95],
+        "weight_decay": [0.1],
+        # All that 103 FineWeb shards hold; the public run took 19,560 steps.
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        decayed = (
+            roles["hidden_matrices"] + roles["embeddings"] + roles["head"]
+        )
+        return torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.weight_decay},
+                {"params": roles["gains_and_biases"], "weight_decay": 0.0},
+            ],
+            lr=self.learning_rate, betas=(self.beta1, self.beta2), fused=True,
+        )

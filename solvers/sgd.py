@@ -1,0 +1,32 @@
+"""Stochastic gradient descent with momentum."""
+import itertools
+
+import torch
+
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """SGD with heavy-ball momentum, one learning rate for everything."""
+
+    name = "SGD"
+    requirements = []
+
+    parameters = {
+        "learning_rate": [0.1],
+        "momentum": [0.9],
+        "weight_decay": [0.0],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return torch.optim.SGD(
+            itertools.chain(*roles.values()), lr=self.learning_rate,
+            momentum=self.momentum, weight_decay=self.weight_decay,
+        )

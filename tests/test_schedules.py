@@ -1,0 +1,75 @@
+"""Learning rates and evaluation points follow their published definitions."""
+import math
+
+import numpy as np
+import pytest
+
+from benchmark_utils.schedules import (
+    check_schedule, evaluation_steps, learning_rate_factor
+)
+
+
+def test_cosine_is_llmc():
+    """llm.c, train_gpt2.py: (it + 1) / warmup, then 0.5 (1 + cos(pi x))."""
+    for step in range(0, 19485, 13):
+        if step < 700:
+            expected = (step + 1) / 700
+        else:
+            ratio = (step - 700) / (19485 - 700)
+            expected = 0.5 * (1 + math.cos(math.pi * ratio))
+        factor = learning_rate_factor(step, 19485, 700, "cosine")
+        assert factor == pytest.approx(expected, abs=1e-12)
+
+
+def test_linear_cooldown_is_the_optimization_tracks():
+    """modded-nanogpt, track 3: constant for 30 %, then linear to zero."""
+    for step in range(3250):
+        x = step / 3250
+        expected = 1.0 if x < 0.3 else (1 - x) / 0.7
+        factor = learning_rate_factor(
+            step, 3250, schedule="linear", cooldown=0.7
+        )
+        assert factor == pytest.approx(expected, abs=1e-12)
+
+
+def test_constant_stays_at_the_peak():
+    factors = [learning_rate_factor(s, 10, 4, "constant") for s in range(10)]
+    assert factors == [0.25, 0.5, 0.75] + [1.0] * 7
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_cooldown_waits_for_the_warmup_and_only_falls(schedule):
+    factors = [
+        learning_rate_factor(s, 100, 20, schedule, 1.0) for s in range(100)
+    ]
+    assert factors[19] == factors[20] == 1.0
+    assert (np.diff(factors[20:]) < 0).all()
+    assert 0 < factors[-1] < 0.02
+
+
+@pytest.mark.parametrize("change, name", [
+    ({"num_steps": 0}, "num_steps=0"),
+    ({"warmup_steps": 11}, "warmup_steps=11"),
+    ({"schedule": "cosin"}, "'cosin' is not one of constant, linear, cosine"),
+    ({"cooldown": 1.5}, "cooldown=1.5"),
+])
+def test_a_schedule_that_makes_no_sense_is_refused(change, name):
+    good = dict(num_steps=10, warmup_steps=2, schedule="cosine", cooldown=1.0)
+    check_schedule(**good)
+    with pytest.raises(ValueError, match=name):
+        check_schedule(**good | change)
+
+
+def test_evaluations_are_finer_near_the_horizon():
+    steps = evaluation_steps(3250, 125)
+    coarse = [step for step in steps if step < 2925]
+    fine = [step for step in steps if step >= 2925]
+    assert coarse == list(range(0, 2925, 125))
+    assert fine == list(range(2925, 3251, 25))
+
+
+@pytest.mark.parametrize("num_steps, eval_every", [(1, 125), (7, 3), (10, 1)])
+def test_both_ends_are_always_evaluated(num_steps, eval_every):
+    steps = evaluation_steps(num_steps, eval_every)
+    assert steps[0] == 0 and steps[-1] == num_steps
+    assert steps == sorted(set(steps))

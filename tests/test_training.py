@@ -1,0 +1,233 @@
+"""The training loop does what its definition says, and nothing else."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark_utils.device import (
+    choose_device, choose_dtype, choose_micro_batch, max_micro_batch
+)
+from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.loader import BatchLoader
+from benchmark_utils.shards import TokenShards
+from benchmark_utils.training import TrainingSolver, check_coverage
+
+
+class PlainAdam(TrainingSolver):
+    """A solver outside the benchmark, to drive the loop by hand."""
+
+    name = "PlainAdam"
+    num_steps, warmup_steps, learning_rate = 6, 2, 1e-2
+    schedule, cooldown = "cosine", 1.0
+    # Below every gradient's norm on this problem: clipping is at work.
+    max_grad_norm = 0.2
+
+    def get_optimizer(self, roles):
+        parameters = [p for role in roles.values() for p in role]
+        return torch.optim.AdamW(parameters, lr=self.learning_rate)
+
+    def get_seed(self, **_):
+        return 0
+
+
+def make_model():
+    return GPT2(64, 16, 2, 2, 16, seed=0)
+
+
+@pytest.fixture
+def loader(shard_dir):
+    shards = TokenShards(
+        [shard_dir / f"fineweb_train_00000{i}.bin" for i in (1, 2)], 64
+    )
+    return BatchLoader(shards, batch_size=4, sequence_length=16)
+
+
+@pytest.fixture
+def trained(loader):
+    """Train; return the solver and the model's weights after the last step.
+    """
+    def trained(**attributes):
+        micro_batch_size = attributes.pop("micro_batch_size", "auto")
+        solver = PlainAdam()
+        vars(solver).update(attributes)
+        solver.set_objective(
+            make_model=make_model, train_loader=loader, eval_every=100,
+            micro_batch_size=micro_batch_size, device=torch.device("cpu"),
+            dtype=attributes.pop("dtype", torch.float32), description="test",
+        )
+        solver.pre_run_hook(None)
+        solver.run(lambda: True)
+        return solver, torch.cat([
+            p.detach().flatten() for p in solver._model.parameters()
+        ])
+
+    return trained
+
+
+def test_equals_a_loop_written_out(trained, loader):
+    """The same training, written as one would in a notebook."""
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    tokens = loader.shards.arrays[0].astype(np.int64)
+    for step in range(6):
+        window = torch.from_numpy(tokens[step * 64:(step + 1) * 64 + 1])
+        logits = model(window[:-1].view(4, 16))
+        loss = torch.nn.functional.cross_entropy(
+            logits.view(-1, 64), window[1:]
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+        if step < 2:
+            factor = (step + 1) / 2
+        else:
+            factor = 0.5 * (1 + math.cos(math.pi * (step - 2) / 4))
+        optimizer.param_groups[0]["lr"] = 1e-2 * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+    _, weights = trained()
+    assert torch.equal(weights, expected)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_micro_batches_do_not_change_the_mathematics(
+        trained, micro_batch_size):
+    results = []
+    for size in (4, micro_batch_size):
+        solver, weights = trained(micro_batch_size=size)
+        results.append((weights, solver.get_result()["train_loss"]))
+    (whole, whole_loss), (split, split_loss) = results
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-5)
+    assert split_loss == pytest.approx(whole_loss, rel=1e-6)
+
+
+def test_training_is_reproducible_to_the_last_bit(trained):
+    assert torch.equal(trained()[1], trained()[1])
+
+
+@pytest.mark.parametrize("change", [
+    {"num_steps": 7}, {"warmup_steps": 3}, {"schedule": "linear"},
+    {"cooldown": 0.3}, {"max_grad_norm": 0.1}, {"max_grad_norm": 0},
+    {"learning_rate": 2e-2}, {"dtype": torch.bfloat16},
+])
+def test_every_setting_matters(trained, change):
+    _, reference = trained(learning_rate=1e-2)
+    _, weights = trained(**change)
+    assert (weights - reference).abs().max() > 1e-5
+
+
+def test_as_many_updates_as_the_horizon(trained):
+    solver, _ = trained(num_steps=5)
+    steps = {
+        int(state["step"]) for state in solver._optimizer.state.values()
+    }
+    assert steps == {5}
+    assert solver.get_result()["step"] == 5
+
+
+def test_warm_up_trains_throw_away_weights(trained):
+    solver, expected = trained()
+    solver.warm_up()
+    solver.pre_run_hook(None)
+    assert solver.get_result()["step"] == 0
+    for fresh, parameter in zip(
+        make_model().parameters(), solver._model.parameters()
+    ):
+        assert torch.equal(fresh, parameter)
+    solver.run(lambda: True)
+    weights = torch.cat([
+        p.detach().flatten() for p in solver._model.parameters()
+    ])
+    assert torch.equal(weights, expected)
+
+
+def test_training_loss_is_the_mean_since_the_last_evaluation(
+        trained, monkeypatch):
+    losses = []
+    step = TrainingSolver._train_step
+
+    def recording_step(solver, inputs, targets):
+        with torch.no_grad():
+            losses.append(solver._model(inputs, targets).item())
+        step(solver, inputs, targets)
+
+    monkeypatch.setattr(TrainingSolver, "_train_step", recording_step)
+    solver, _ = trained()
+    # Evaluations at 0 and 6 only; a seventh call would reset the mean.
+    solver.pre_run_hook(None)
+    results = []
+    solver.run(lambda: results.append(solver.get_result()) or True)
+    assert results[-1]["train_loss"] == pytest.approx(
+        np.mean(losses[-6:]), rel=1e-5
+    )
+    inputs, targets = next(solver._loader.batches())
+    untrained = make_model()(inputs, targets).item()
+    assert results[0]["train_loss"] == pytest.approx(untrained, rel=1e-6)
+
+
+def test_one_model_is_in_memory_at_a_time(trained):
+    first, _ = trained()
+    second, _ = trained()
+    assert first._model is None and first._optimizer is None
+    assert second._model is not None
+
+
+@pytest.mark.parametrize("groups, message", [
+    (lambda parameters: parameters[1:], "none or several: token_embedding"),
+    (lambda parameters: [*parameters, torch.zeros(3)], r"shape \(3,\)"),
+])
+def test_parameters_in_no_group_are_refused(groups, message):
+    model = make_model()
+    optimizer = torch.optim.SGD(groups(list(model.parameters())), lr=1.0)
+    with pytest.raises(ValueError, match=message):
+        check_coverage(optimizer, model)
+
+
+def test_a_parameter_in_two_groups_is_refused():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.param_groups.append(
+        {"params": [model.final_norm.bias], "lr": 0.1}
+    )
+    with pytest.raises(ValueError, match="none or several: final_norm.bias"):
+        check_coverage(optimizer, model)
+
+
+def test_device_and_dtype_are_decided_with_a_reason():
+    cpu = torch.device("cpu")
+    assert choose_device("cpu") == (cpu, "as asked for")
+    assert choose_dtype("float32", cpu) == (torch.float32, "as asked for")
+    device, reason = choose_device("auto")
+    assert (device.type == "cuda") == torch.cuda.is_available()
+    assert "CUDA" in reason
+    assert "bfloat16" in choose_dtype("auto", cpu)[1] or choose_dtype(
+        "auto", cpu)[0] == torch.bfloat16
+
+
+@pytest.mark.parametrize("choose, argument", [
+    (choose_device, "tpu9"),
+    (lambda dtype: choose_dtype(dtype, torch.device("cpu")), "float16"),
+])
+def test_an_unknown_device_or_dtype_is_refused(choose, argument):
+    with pytest.raises(ValueError, match=argument):
+        choose(argument)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="device='cuda' can't be used"):
+        choose_device("cuda")
+
+
+def test_micro_batch_divides_the_rows_and_suits_the_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_micro_batch(512, 1024, cpu) == 4
+    assert choose_micro_batch(7, 1024, cpu) == 1
+    assert choose_micro_batch(6, 64, cpu) == 6
+    assert choose_micro_batch(2, 100_000, cpu) == 1
+    # Below the 65,536 tokens at which compiled attention can give NaN.
+    assert choose_micro_batch(512, 1024, cuda) * 1024 < 65_536
+    assert max_micro_batch(1024, cuda) * 1024 < 65_536
+    with pytest.raises(ValueError, match="micro_batch_size=3 .* 8 rows"):
+        choose_micro_batch(8, 16, cpu, 3)
