@@ -118,7 +118,14 @@ class TrainingSolver(BaseSolver):
             total=self.num_steps, desc=self.name, unit="step", leave=False,
             disable=None, mininterval=1.0,
         ) as progress:
-            while self._call(callback) and self._step < self.num_steps:
+            while True:
+                # benchopt reads its clock first thing in the callback, and
+                # evaluates at the steps that get_next gave: the work queued
+                # until then must be done.
+                if self._step in self._evaluations:
+                    synchronize(self._device)
+                if not callback() or self._step == self.num_steps:
+                    break
                 self._train_step(*next(batches))
                 progress.update()
 
@@ -129,18 +136,6 @@ class TrainingSolver(BaseSolver):
             learning_rate=self._last_learning_rate,
             peak_memory=peak_memory(self._device),
         )
-
-    def _call(self, callback):
-        """Call back once per step; benchopt evaluates at the steps that
-        ``get_next`` gave. It reads its clock first thing, so the work queued
-        for the interval must be done by then."""
-        if self._step in self._evaluation_set:
-            synchronize(self._device)
-        go_on = callback()
-        if self._step in self._evaluation_set:
-            self._loss_sum.zero_()
-            self._loss_count = 0
-        return go_on
 
     def _start(self):
         """A fresh model and optimizer; what the last run held is freed."""
@@ -164,7 +159,6 @@ class TrainingSolver(BaseSolver):
         ))
         self._step = 0
         self._last_learning_rate = 0.0
-        self._evaluation_set = frozenset(self._evaluations)
         self._loss_sum = torch.zeros((), device=self._device)
         self._loss_count = 0
 
@@ -176,14 +170,7 @@ class TrainingSolver(BaseSolver):
 
         Nothing here waits for the device.
         """
-        size = self._micro_batch_size
-        num_micro_batches = len(inputs) // size
-        for micro_inputs, micro_targets in zip(
-            inputs.split(size), targets.split(size)
-        ):
-            with autocast(self._device, self._dtype):
-                loss = self._model(micro_inputs, micro_targets)
-            loss = loss / num_micro_batches
+        for loss in self._micro_losses(inputs, targets):
             loss.backward()
             self._loss_sum += loss.detach()
         if self.max_grad_norm:
@@ -195,17 +182,31 @@ class TrainingSolver(BaseSolver):
         self._loss_count += 1
         self._step += 1
 
-    def _mean_train_loss(self):
-        """Since the last evaluation; before the first step, of the untrained
-        model on the first micro-batch."""
-        if self._loss_count:
-            return self._loss_sum.item() / self._loss_count
-        inputs, targets = next(
-            self._loader.batches(self._device, stop_step=1)
-        )
+    def _micro_losses(self, inputs, targets):
+        """Yield each micro-batch's share of the mean loss of the batch."""
         size = self._micro_batch_size
-        with torch.no_grad(), autocast(self._device, self._dtype):
-            return self._model(inputs[:size], targets[:size]).item()
+        for micro_inputs, micro_targets in zip(
+            inputs.split(size), targets.split(size)
+        ):
+            with autocast(self._device, self._dtype):
+                loss = self._model(micro_inputs, micro_targets)
+            yield loss * (len(micro_inputs) / len(inputs))
+
+    def _mean_train_loss(self):
+        """Since it was last asked for; before the first step, of the
+        untrained model on the first batch."""
+        if self._loss_count:
+            self._train_loss = self._loss_sum.item() / self._loss_count
+            self._loss_sum.zero_()
+            self._loss_count = 0
+        elif self._step == 0:
+            with torch.no_grad():
+                self._train_loss = sum(
+                    loss.item() for loss in self._micro_losses(*next(
+                        self._loader.batches(self._device, stop_step=1)
+                    ))
+                )
+        return self._train_loss
 
     def _get_state(self):
         """Part of the key under which benchopt caches a run.

@@ -22,7 +22,7 @@ TINY_OBJECTIVE = {
     "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
     "eval_every": 5, "device": "cpu", "dtype": "float32",
 }
-TINY_DATASET = {"train_tokens": 20_000, "val_tokens": 5_000}
+TINY_DATASET = {"train_tokens": 50_000, "val_tokens": 5_000}
 TINY_SOLVER = {"num_steps": 10, "warmup_steps": 2, "learning_rate": 1e-2}
 
 

@@ -154,16 +154,18 @@ def test_training_loss_is_the_mean_since_the_last_evaluation(
 
     monkeypatch.setattr(TrainingSolver, "_train_step", recording_step)
     solver, _ = trained()
-    # Evaluations at 0 and 6 only; a seventh call would reset the mean.
-    solver.pre_run_hook(None)
-    results = []
-    solver.run(lambda: results.append(solver.get_result()) or True)
-    assert results[-1]["train_loss"] == pytest.approx(
-        np.mean(losses[-6:]), rel=1e-5
+    assert solver.get_result()["train_loss"] == pytest.approx(
+        np.mean(losses), rel=1e-5
     )
+    # Asked after each step, it is that step's loss; and then the same again.
+    solver.pre_run_hook(None)
+    means = []
+    solver.run(lambda: means.append(solver.get_result()["train_loss"]) or 1)
+    assert means[1:] == pytest.approx(losses[-6:], rel=1e-5)
+    assert solver.get_result()["train_loss"] == means[-1]
     inputs, targets = next(solver._loader.batches())
     untrained = make_model()(inputs, targets).item()
-    assert results[0]["train_loss"] == pytest.approx(untrained, rel=1e-6)
+    assert means[0] == pytest.approx(untrained, rel=1e-6)
 
 
 def test_one_model_is_in_memory_at_a_time(trained):

@@ -1,0 +1,197 @@
+"""Whole runs through benchopt: they stop and record as promised, and no run
+leaves a trace in another."""
+import time
+
+import numpy as np
+import pytest
+import torch
+from benchopt.utils.run_context import RunContext
+
+from benchmark_utils import training
+from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.training import TrainingSolver
+
+# Everything a run measures that is not a clock or the memory.
+MEASURED = ["step", "tokens", "value", "train_loss", "learning_rate"]
+
+
+def measured(frame, solver="Adam", rep=0):
+    rows = frame[
+        frame.solver_name.str.startswith(solver) & (frame.idx_rep == rep)
+    ]
+    assert len(rows)
+    return rows[MEASURED].to_numpy()
+
+
+def test_a_run_stops_at_the_target(run):
+    frame = run(
+        {"Adam": {"num_steps": 200}}, {"target": 4.5, "eval_every": 10}
+    )
+    last = frame.iloc[-1]
+    assert last.value < 4.5 <= frame.value.iloc[-2]
+    assert last.step < 200 and last.target_reached == 1
+    assert (frame.target_reached.iloc[:-1] == 0).all()
+    assert (frame.stop_reason == "target").all()
+    before = frame.iloc[-2]
+    share = (before.value - 4.5) / (before.value - last.value)
+    assert last.steps_to_target == pytest.approx(before.step + 10 * share)
+    assert last.tokens_to_target == pytest.approx(
+        128 * last.steps_to_target
+    )
+    assert before.time < last.seconds_to_target < last.time
+
+
+def test_a_run_trains_its_whole_horizon_otherwise(run):
+    frame = run({"Adam": {"num_steps": 12}})
+    assert frame.step.tolist() == [0, 5, 10, 11, 12]
+    assert frame.stop_val.tolist() == frame.step.tolist()
+    assert frame.tokens.tolist() == [4 * 32 * step for step in frame.step]
+    assert (frame.stop_reason == "horizon").all()
+    assert np.isinf(frame.steps_to_target).all()
+    assert frame.learning_rate.iloc[0] == 0
+    assert frame.value.iloc[0] == pytest.approx(np.log(256), abs=0.1)
+
+
+def test_a_loss_that_does_not_improve_is_trained_to_the_end(run):
+    frame = run({"SGD": {"num_steps": 30, "learning_rate": 0.0}},
+                {"eval_every": 2})
+    assert frame.value.nunique() == 1
+    assert frame.step.iloc[-1] == 30
+
+
+def test_a_diverged_run_keeps_its_rows_and_the_next_is_untouched(run):
+    broken = {"num_steps": 40, "learning_rate": 1e6, "max_grad_norm": 0}
+    frame = run({"SGD": broken, "Adam": {}})
+    alone = run({"Adam": {}})
+    sgd = frame[frame.solver_name.str.startswith("SGD")]
+    assert sgd.diverged.tolist()[-1] == 1 and sgd.diverged.iloc[0] == 0
+    assert (sgd.stop_reason == "diverged").all()
+    assert np.isinf(sgd.value.iloc[-1]) and np.isfinite(sgd.value.iloc[0])
+    assert sgd.step.iloc[-1] < 40
+    assert not sgd[MEASURED].isna().any(axis=None)
+    assert np.array_equal(measured(frame), measured(alone))
+
+
+def test_a_time_out_is_announced_and_recorded(run, capsys):
+    frame = run(timeout=0.0)
+    assert frame.stop_reason.tolist() == ["timeout"]
+    output = capsys.readouterr().out
+    warning = output.index("WARNING: Adam stops at the first evaluation")
+    assert "--no-timeout" in output[warning:]
+    assert warning < output.index("initialization")
+
+
+def test_too_few_evaluations_are_announced_and_recorded(run, capsys):
+    frame = run({"Adam": {"num_steps": 12}}, max_runs=2)
+    assert frame.step.tolist() == [0, 5, 10]
+    assert (frame.stop_reason == "max_runs").all()
+    assert "stops after 3 of its 5 evaluations" in capsys.readouterr().out
+
+
+def test_an_unlimited_run_warns_of_nothing(run, capsys):
+    run()
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_runs_leave_no_trace_in_each_other(run):
+    """Two solvers and two repetitions in one process, against each alone."""
+    together = run({"SGD": {}, "Adam": {}}, n_repetitions=2)
+    adam = run({"Adam": {}}, n_repetitions=2)
+    sgd = run({"SGD": {}})
+    for rep in (0, 1):
+        assert np.array_equal(
+            measured(together, rep=rep), measured(adam, rep=rep)
+        )
+    assert np.array_equal(measured(together, "SGD"), measured(sgd, "SGD"))
+    # Same initialisation for every solver, another for each repetition.
+    first = measured(together)[0]
+    assert np.array_equal(first, measured(together, "SGD")[0])
+    assert not np.array_equal(first, measured(together, rep=1)[0])
+
+
+def test_parallel_runs_equal_sequential_ones(run):
+    parallel = run({"SGD": {}, "Adam": {}}, n_jobs=2)
+    sequential = run({"SGD": {}, "Adam": {}})
+    for solver in ("Adam", "SGD"):
+        assert np.array_equal(
+            measured(parallel, solver), measured(sequential, solver)
+        )
+
+
+def test_micro_batches_give_the_same_curve_to_rounding(run):
+    whole = measured(run(objective={"micro_batch_size": 4}))
+    split = measured(run(objective={"micro_batch_size": 1}))
+    np.testing.assert_allclose(split, whole, rtol=1e-4)
+
+
+def test_validation_loss_is_the_mean_over_the_first_tokens(run, bench):
+    frame = run(objective={"val_tokens": 992}, dataset={"val_tokens": 1500})
+    Objective = bench.get_benchmark_objective()
+    Dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
+    data = Dataset.get_instance(
+        train_tokens=50_000, val_tokens=1500
+    ).get_data()
+    tokens = torch.from_numpy(data["val"].arrays[0][:993].astype(np.int64))
+    objective = Objective.get_instance()
+    RunContext().set_run_context(objective, None, None, 0, base_seed=0)
+    seed = objective.get_seed(use_repetition=True)
+    model = GPT2(256, 32, 2, 2, 32, seed=seed)
+    losses = [
+        model(tokens[i:i + 32][None], tokens[i + 1:i + 33][None]).item()
+        for i in range(0, 992, 32)
+    ]
+    assert frame.value.iloc[0] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
+    Objective = bench.get_benchmark_objective()
+
+    def slow(function):
+        def slowed(*args, **kwargs):
+            time.sleep(0.3)
+            return function(*args, **kwargs)
+        return slowed
+
+    monkeypatch.setattr(Objective, "_evaluate", slow(Objective._evaluate))
+    monkeypatch.setattr(Objective, "_make_model", slow(Objective._make_model))
+    for name in ("warm_up", "get_result", "get_optimizer", "set_objective"):
+        monkeypatch.setattr(
+            TrainingSolver, name, slow(getattr(TrainingSolver, name))
+        )
+    start = time.perf_counter()
+    frame = run({"Adam": {"num_steps": 5}})
+    assert time.perf_counter() - start > 2.0
+    assert frame.time.iloc[-1] < 0.3
+    assert (frame.eval_seconds > 0.29).all()
+
+
+def test_the_clock_includes_all_training_work(run, monkeypatch):
+    step = TrainingSolver._train_step
+
+    def slow_step(*args):
+        time.sleep(0.05)
+        return step(*args)
+
+    monkeypatch.setattr(TrainingSolver, "_train_step", slow_step)
+    # What a device still has in its queue when an evaluation comes.
+    monkeypatch.setattr(training, "synchronize", lambda _: time.sleep(0.2))
+    frame = run({"Adam": {"num_steps": 5, "warmup_steps": 1}})
+    assert frame.step.tolist() == [0, 5]
+    assert 0.2 <= frame.time.iloc[0] < 0.3
+    assert 2 * 0.2 + 5 * 0.05 <= frame.time.iloc[1]
+    trained = frame.time.iloc[1] - frame.time.iloc[0]
+    assert frame.tokens_per_second.iloc[1] == pytest.approx(
+        5 * 128 / trained
+    )
+
+
+def test_results_describe_the_run(run):
+    last = run().iloc[-1]
+    assert last.num_parameters == (
+        256 * 32 + 32 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32
+    )
+    assert (last["device"], last["dtype"]) == ("cpu", "float32")
+    assert last.world_size == 1
+    assert last.torch_version == torch.__version__
+    assert last.num_steps == 10
+    assert 10 < last.peak_memory_mib < 10_000
