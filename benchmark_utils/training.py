@@ -3,6 +3,7 @@
 A solver says which optimizer it is (``get_optimizer``); everything that
 another solver must not do differently is here.
 """
+import contextlib
 import functools
 import hashlib
 from pathlib import Path
@@ -43,6 +44,11 @@ class TrainingSolver(BaseSolver):
     def get_optimizer(self, roles):
         """Build the optimizer.
 
+        Its ``step(closure)`` is called once per step, and must call the
+        closure exactly once: that computes the gradients and returns the
+        training loss. What a method does before the forward pass, it does
+        before it calls the closure.
+
         Parameters
         ----------
         roles : dict of str to list of nn.Parameter
@@ -56,6 +62,16 @@ class TrainingSolver(BaseSolver):
             With every parameter in exactly one group, at peak learning rate.
         """
         raise TypeError(f"{self.name} must define get_optimizer.")
+
+    def evaluation_weights(self, optimizer):
+        """Context in which the model holds the weights to evaluate.
+
+        A method that evaluates other weights than it trains (averages,
+        extrapolations) overrides this hook: it writes them into the model's
+        parameters on entry. The training weights are put back afterwards, to
+        the bit; the optimizer's own state is the hook's to restore.
+        """
+        return contextlib.nullcontext()
 
     def set_objective(self, make_model, train_loader, eval_every,
                       micro_batch_size, device, dtype, description):
@@ -124,7 +140,11 @@ class TrainingSolver(BaseSolver):
                 # until then must be done.
                 if self._step in self._evaluations:
                     synchronize(self._device)
-                if not callback() or self._step == self.num_steps:
+                    with self._evaluated_weights():
+                        go_on = callback()
+                else:
+                    go_on = callback()
+                if not go_on or self._step == self.num_steps:
                     break
                 self._train_step(*next(batches))
                 progress.update()
@@ -165,22 +185,65 @@ class TrainingSolver(BaseSolver):
     def _release(self):
         self._model = self._optimizer = self._scheduler = None
 
+    @contextlib.contextmanager
+    def _evaluated_weights(self):
+        """``evaluation_weights``, and the training weights back after it."""
+        hook = type(self).evaluation_weights
+        if hook is TrainingSolver.evaluation_weights:
+            yield
+            return
+        parameters = list(self._model.parameters())
+        saved = [p.detach().clone() for p in parameters]
+        with self.evaluation_weights(self._optimizer):
+            yield
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved):
+                parameter.copy_(value)
+
     def _train_step(self, inputs, targets):
         """One optimizer step on a batch [rows, sequence_length].
 
         Nothing here waits for the device.
         """
-        for loss in self._micro_losses(inputs, targets):
-            loss.backward()
-            self._loss_sum += loss.detach()
-        if self.max_grad_norm:
-            clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
+        calls = 0
+
+        def closure():
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise ValueError(
+                    f"{self.name} asked for a second forward-backward pass "
+                    "in one step; every method gets one."
+                )
+            # An optimizer's step runs without gradients.
+            with torch.enable_grad():
+                return self._compute_gradients(inputs, targets)
+
         self._last_learning_rate = self._scheduler.get_last_lr()[0]
-        self._optimizer.step()
+        self._optimizer.step(closure)
+        if calls == 0:
+            raise ValueError(
+                f"The optimizer of {self.name} never called the closure that "
+                "computes the gradients."
+            )
         self._optimizer.zero_grad(set_to_none=True)
         self._scheduler.step()
-        self._loss_count += 1
         self._step += 1
+
+    def _compute_gradients(self, inputs, targets):
+        """Add up the gradients of the micro-batches, and clip them.
+
+        Returns the mean loss of the batch, a float32 scalar tensor.
+        """
+        batch_loss = torch.zeros((), device=self._device)
+        for loss in self._micro_losses(inputs, targets):
+            loss.backward()
+            batch_loss += loss.detach()
+        if self.max_grad_norm:
+            clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
+        self._loss_sum += batch_loss
+        self._loss_count += 1
+        return batch_loss
 
     def _micro_losses(self, inputs, targets):
         """Yield each micro-batch's share of the mean loss of the batch."""

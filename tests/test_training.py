@@ -1,4 +1,5 @@
 """The training loop does what its definition says, and nothing else."""
+import contextlib
 import math
 
 import numpy as np
@@ -166,6 +167,58 @@ def test_training_loss_is_the_mean_since_the_last_evaluation(
     inputs, targets = next(solver._loader.batches())
     untrained = make_model()(inputs, targets).item()
     assert means[0] == pytest.approx(untrained, rel=1e-6)
+
+
+class Extrapolated(PlainAdam):
+    """Evaluates twice the weights that it trains."""
+
+    @contextlib.contextmanager
+    def evaluation_weights(self, optimizer):
+        with torch.no_grad():
+            for parameter in self._model.parameters():
+                parameter.mul_(2.0)
+        yield
+
+
+def test_other_weights_can_be_evaluated_and_training_goes_on(
+        trained, loader):
+    _, expected = trained()
+    solver = Extrapolated()
+    solver.set_objective(
+        make_model=make_model, train_loader=loader, eval_every=2,
+        micro_batch_size="auto", device=torch.device("cpu"),
+        dtype=torch.float32, description="test",
+    )
+    solver.pre_run_hook(None)
+    seen = []
+
+    def callback():
+        seen.append(solver._model.final_norm.weight.mean().item())
+        return True
+
+    solver.run(callback)
+    weights = torch.cat([
+        p.detach().flatten() for p in solver._model.parameters()
+    ])
+    assert torch.equal(weights, expected)
+    # Evaluated at 0, 2, 4 and 6; the gains are near 1 in training.
+    assert [round(value) for value in seen] == [2, 1, 2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("calls, message", [
+    (0, "never called the closure"),
+    (2, "PlainAdam asked for a second forward-backward pass"),
+])
+def test_each_step_is_one_forward_backward(trained, calls, message):
+    class Optimizer(torch.optim.SGD):
+        def step(self, closure):
+            for _ in range(calls):
+                closure()
+
+    with pytest.raises(ValueError, match=message):
+        trained(get_optimizer=lambda roles: Optimizer(
+            [p for role in roles.values() for p in role], lr=0.1
+        ))
 
 
 def test_one_model_is_in_memory_at_a_time(trained):
