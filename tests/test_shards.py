@@ -248,7 +248,7 @@ def test_opening_reads_headers_only(tmp_path):
             file.truncate(200_001_024)
     start = time.perf_counter()
     shards = TokenShards(paths, vocab_size=50257)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 3
     assert shards.num_tokens == 103 * 10**8
     # The mapping is of the file: nothing can be written to it by accident.
     with pytest.raises(ValueError, match="read-only"):
