@@ -10,7 +10,7 @@ import torch
 from benchopt import BaseObjective
 
 from benchmark_utils.device import (
-    autocast, choose_device, choose_dtype, max_micro_batch
+    autocast, choose_device, choose_dtype, keep_freed_memory, max_micro_batch
 )
 from benchmark_utils.gpt2 import GPT2
 from benchmark_utils.loader import BatchLoader
@@ -113,6 +113,7 @@ class Objective(BaseObjective):
         return BatchLoader(val, rows, self.sequence_length)
 
     def get_objective(self):
+        keep_freed_memory()
         self._device, device_reason = choose_device(self.device)
         self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
         self._val_loader.check_horizon(1)

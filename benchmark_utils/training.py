@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from benchmark_utils.device import (
-    autocast, choose_micro_batch, peak_memory, reset_peak_memory, synchronize
+    autocast, choose_micro_batch, peak_memory, release_memory, synchronize
 )
 from benchmark_utils.schedules import (
     check_schedule, evaluation_steps, learning_rate_factor
@@ -162,9 +162,7 @@ class TrainingSolver(BaseSolver):
         if TrainingSolver._in_memory is not None:
             TrainingSolver._in_memory._release()
         TrainingSolver._in_memory = self
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        reset_peak_memory(self._device)
+        release_memory(self._device)
         # For optimizers that draw random numbers.
         torch.manual_seed(self._seed)
         self._model = self._make_model()

@@ -1,0 +1,151 @@
+"""Every command of the README does what the README says."""
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchopt.results import read_results
+
+from benchmark_utils.shards import HEADER_BYTES, MAGIC, VERSION
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.rst").read_text()
+
+
+def code_blocks(language):
+    """The code of the README's blocks in one language, dedented."""
+    blocks = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.M
+    )
+    return [textwrap.dedent(block).strip() for block in blocks]
+
+
+def commands():
+    """The commands, without the installation that precedes some of them."""
+    for block in code_blocks("bash"):
+        for line in block.splitlines():
+            yield re.sub(r"^pip install .* && ", "", line)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the benchmark, and a function to run commands in it."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
+        ".*", "__pycache__", "__cache__", "outputs", "data", "tests"
+    ))
+
+    def run(command, **environment):
+        program, *arguments = shlex.split(command)
+        assert program == "benchopt", command
+        process = subprocess.run(
+            [sys.executable, "-m", "benchopt", *arguments], cwd=folder,
+            env=os.environ | {"CI": "true"} | environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
+        )
+        assert process.returncode == 0, process.stdout
+        assert "Traceback" not in process.stdout, process.stdout
+        return process.stdout
+
+    run.folder = folder
+    return run
+
+
+def results(folder):
+    path, = (folder / "outputs").glob("*.parquet")
+    return read_results(path)
+
+
+def test_the_commands_are_those_tested_here():
+    assert list(commands()) == [
+        QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, ADD
+    ]
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = next(
+        block for block in code_blocks("bash") if block.endswith("pytest")
+    )
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(command)
+
+
+QUICKSTART = "benchopt run . --config configs/quickstart.yml"
+
+
+@pytest.mark.slow
+def test_quickstart_reaches_its_target_and_leaves_a_report(clone):
+    clone(QUICKSTART + " --no-display")
+    frame = results(clone.folder)
+    assert (frame.objective_stop_reason == "target").all()
+    assert frame.objective_value.iloc[0] > 5 > 1.2 > (
+        frame.objective_value.iloc[-1]
+    )
+    report, = (clone.folder / "outputs").glob("*_run_*.html")
+    assert "Validation loss against time" in report.read_text()
+
+
+CHOOSE = (
+    'benchopt run . --config configs/smoke.yml -s "Adam[learning_rate='
+    '[0.003,0.01],num_steps=60,warmup_steps=5]" -r 2'
+)
+
+
+def test_solvers_and_settings_are_chosen_on_the_command_line(clone):
+    clone(CHOOSE + " --no-display")
+    frame = results(clone.folder)
+    runs = frame.groupby(["p_solver_learning_rate", "idx_rep"]).last()
+    assert runs.index.tolist() == [
+        (0.003, 0), (0.003, 1), (0.01, 0), (0.01, 1)
+    ]
+    assert (runs.stop_val == 60).all()
+
+
+PREPARE = "benchopt prepare . --config configs/speedrun.yml"
+SPEEDRUN = "benchopt run . --config configs/speedrun.yml"
+
+
+def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
+    """Without the training: the shards are there, but hold only zeros, which
+    take no room on a disk."""
+    folder = tmp_path / "fineweb10B"
+    folder.mkdir()
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = MAGIC, VERSION, 10**8
+    for name in ["val_000000"] + [f"train_{i:06d}" for i in range(1, 104)]:
+        with open(folder / f"fineweb_{name}.bin", "wb") as file:
+            file.write(header.tobytes())
+            file.truncate(HEADER_BYTES + 2 * 10**8)
+    there = {"BENCHOPT_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert "done" in clone(PREPARE, **there)
+    process = subprocess.run(
+        [sys.executable, "-m", *shlex.split(SPEEDRUN), "--collect"],
+        cwd=clone.folder, env=os.environ | there, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+    )
+    assert "n_layer=12" in process.stdout
+    assert "num_steps=19485" in process.stdout
+    assert "not run yet" in process.stdout
+    assert "Traceback" not in process.stdout
+
+
+ADD = (
+    "benchopt run . --config configs/smoke.yml -s solvers/radam.py"
+    "[num_steps=60,warmup_steps=5] -s Adam[num_steps=60,warmup_steps=5]"
+)
+
+
+def test_a_new_solver_is_one_short_file(clone):
+    source, = code_blocks("python")
+    assert len(source.splitlines()) < 40
+    (clone.folder / "solvers" / "radam.py").write_text(source + "\n")
+    clone(ADD + " --no-display")
+    frame = results(clone.folder)
+    last = frame.groupby("p_solver_learning_rate").last()
+    assert len(frame.solver_name.unique()) == 2
+    assert (last.stop_val == 60).all()
