@@ -19,47 +19,34 @@ A file that is in the folder, differs from the record and was never stamped
 may be somebody's own work: it is not deleted but renamed to
 ``<file>.rejected``, once its replacement is there. With neither a record nor
 a network, files that are in the folder are used as they are.
-
-Addresses, transport, proxies, tokens, time-outs, offline mode and most of the
-retries are huggingface_hub's. Only ``hf_hub_download`` isn't used: it deletes
-what it received when it breaks off, and begins again.
 """
 import contextlib
 import json
 import os
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import (
-    HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError,
-)
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, tqdm
+from huggingface_hub import hf_hub_url
 from huggingface_hub.utils.sha import sha_fileobj
+
+from benchmark_utils.transfer import (
+    HubUnavailable,
+    Progress,
+    ask_record,
+    receive,
+    size_of,
+)
 
 # Files fetched or read at once, as many as huggingface_hub's own downloads.
 WORKERS = 8
-# Seconds before each further attempt at what huggingface_hub gives up: server
-# errors, and connections lost for longer than it waits. Any progress starts
-# the list again.
-RETRY_WAITS = (1, 2, 4)
 # Times that a file is fetched which arrives complete but wrong.
 MAX_FETCHES = 2
-# The libraries below huggingface_hub, which has changed them over time; their
-# errors have no common base.
-TRANSPORTS = ("httpx2", "httpx", "requests", "urllib3")
 
 
-class HubUnavailable(OSError):
-    """Files are needed from the Hub, and it can't be reached."""
-
-
-def fetch_shards(repo_id, filenames, folder, revision="main", advice=""):
+def fetch_shards(repo_id, filenames, folder, revision="main"):
     """Make a folder hold verified files of a dataset repository.
 
     May be called again, by several processes at once, and after a kill: what
@@ -71,14 +58,12 @@ def fetch_shards(repo_id, filenames, folder, revision="main", advice=""):
     repo_id : str
         Dataset repository on the Hub, "owner/name".
     filenames : list of str
-        Files at the root of the repository that are stored with a SHA-256,
-        as all large ones are.
+        Files at the root of the repository, large ones (stored with LFS or
+        Xet): of the others the Hub has no SHA-256.
     folder : str or Path
         Created if needed. May be read-only when it holds the files.
     revision : str
         Branch, tag or commit of the repository.
-    advice : str
-        What else to do when files can't be had; ends the error's message.
 
     Returns
     -------
@@ -94,56 +79,67 @@ def fetch_shards(repo_id, filenames, folder, revision="main", advice=""):
         (``HubUnavailable``), a refusal by the Hub, wrong content sent again
         and again, not enough disk space, a folder that can't be written.
     """
-    return _Mirror(repo_id, filenames, folder, revision, advice).fetch()
+    return _Mirror(repo_id, filenames, folder, revision).fetch()
 
 
 class _Mirror:
     """Some files of a repository at a revision, in a folder."""
 
-    def __init__(self, repo_id, names, folder, revision, advice):
+    def __init__(self, repo_id, names, folder, revision):
         self.repo_id = repo_id
         self.names = names
         self.revision = revision
         self.folder = Path(folder)
-        self.advice = advice
-        self.state = self.folder / ".hub"
+        self.notes = self.folder / ".hub"
         key = f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}"
-        self.record_path = self.state / f"{key}.json"
+        self.record_path = self.notes / f"{key}.json"
         self.record = self._read_record()
-        self.problems = {}  # name -> what is wrong with the file
+        # What is wrong with the files that were read, "" if nothing is.
+        self.problems = {}
 
     def fetch(self):
         paths = [self.folder / name for name in self.names]
         if self.record is None and all(path.exists() for path in paths):
             # Asked before the folder is touched: it may be somebody else's.
             try:
-                with self._explained():
-                    self.record = self._ask_record()
+                self.record = ask_record(
+                    self.repo_id, self.revision, attempts=1
+                )
             except HubUnavailable as error:
                 print(
-                    f"Using {len(paths)} files in {self.folder} unverified: "
-                    f"{_summary(error.__cause__)}; no record of what "
-                    f"{self.repo_id} holds is stored."
+                    f"{len(paths)} files in {self.folder} are used as they "
+                    f"are, unverified: no record of {self.repo_id} is stored "
+                    f"beside them. {error}"
                 )
                 return paths
         if self._pending():
             with self._exclusive() as obstacle:
-                self._complete(obstacle)
+                try:
+                    self._complete(obstacle)
+                except HubUnavailable as error:
+                    raise HubUnavailable(
+                        f"{self._listed(self._pending())}\n{error} Where it "
+                        f"can, fetch {self._url('')}<file> and put the files "
+                        f"into {self.folder} under their names."
+                    ) from error
         return paths
 
     def _pending(self):
         """The names of files that aren't known to be right."""
         if self.record is None:
-            return self.names
+            return [n for n in self.names if not (self.folder / n).exists()]
         unknown = set(self.names).difference(self.record["files"])
         if unknown:
             raise ValueError(
-                f"The dataset repository {self.repo_id} has no file "
-                f"{min(unknown)} with a SHA-256 at revision={self.revision!r}"
-                f" (commit {self.record['commit']}). If it has one by now, "
-                f"delete {self.record_path}."
+                f"The dataset repository {self.repo_id} at revision="
+                f"{self.revision!r} (commit {self.record['commit']}) has no "
+                f"large file {min(unknown)}. If it has one by now, delete "
+                f"{self.record_path}."
             )
-        return [name for name in self.names if not self._is_stamped(name)]
+        return [
+            name for name in self.names
+            if self._stamped_hash(name) != self.record["files"][name]["sha256"]
+        ]
 
     def _complete(self, obstacle):
         """Verify what is there and fetch the rest.
@@ -151,31 +147,35 @@ class _Mirror:
         ``obstacle`` is the error why the folder can't be written, or None.
         """
         # Another process may have done it all while this one waited.
-        self.record = self._read_record() or self.record
+        stored = self._read_record()
+        self.record = stored or self.record
         if self.record is None and obstacle is None:
-            with self._explained():
-                self.record = _retried(self._ask_record)
+            self.record = ask_record(self.repo_id, self.revision)
         if self.record is not None:
             _write(self.record_path, json.dumps(self.record, indent=1))
             self._verify([
                 name for name in self._pending()
                 if os.path.lexists(self.folder / name)
             ])
-        pending = [
+        wanted = [
             name for name in self._pending()
-            if self.problems.setdefault(name, "missing")
+            if self.problems.get(name, "missing")
         ]
-        if pending and obstacle is not None:
-            raise OSError(
-                f"{self._listed(pending)}\nThey can't be fetched, because "
-                f"{self.folder} can't be written: {obstacle}. Shards of your "
-                "own are used as they are with HF_HUB_OFFLINE=1. "
-                f"{self.advice}"
+        if wanted and obstacle is not None:
+            hint = "" if stored or not any(self.problems.values()) else (
+                " To use files of your own as they are, set HF_HUB_OFFLINE=1."
             )
-        if pending:
-            self._download(pending)
+            raise OSError(
+                f"{self._listed(wanted)}\nThey can't be fetched, because "
+                f"{self.folder} can't be written ({obstacle}).{hint}"
+            )
+        if wanted and stored:
+            # One clear answer, before many downloads wait for theirs.
+            ask_record(self.repo_id, stored["commit"])
+        if wanted:
+            self._download(wanted)
 
-    # The Hub's record
+    # Files that are there
 
     def _read_record(self):
         try:
@@ -183,57 +183,154 @@ class _Mirror:
         except (OSError, ValueError):
             return None
 
-    def _ask_record(self):
-        info = HfApi().dataset_info(
-            self.repo_id, revision=self.revision, files_metadata=True,
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-        )
-        return {"commit": info.sha, "files": {
-            file.rfilename: {"size": file.lfs.size, "sha256": file.lfs.sha256}
-            for file in info.siblings if file.lfs is not None
-        }}
-
-    # What is in the folder
-
-    def _seal(self, name):
-        """What a right file's stamp says."""
-        info = os.stat(self.folder / name)
-        sha256 = self.record["files"][name]["sha256"]
-        return f"{sha256} {info.st_size} {info.st_mtime_ns}"
-
-    def _is_stamped(self, name, same_content=True):
-        """Whether the file is unchanged since it was verified, against this
-        record or (with same_content=False) any record."""
+    def _stamped_hash(self, name):
+        """The SHA-256 found in a file that hasn't changed since, or None."""
         try:
-            stamp = (self.state / f"{name}.stamp").read_text()
-            start = 0 if same_content else 1
-            return stamp.split()[start:] == self._seal(name).split()[start:]
+            stamp = (self.notes / f"{name}.stamp").read_text()
+            sha256, version = stamp.split(" ", 1)
+            return sha256 if version == _version(self.folder / name) else None
         except (OSError, ValueError):
-            return False
+            return None
 
     def _verify(self, names):
-        """Read files; stamp the right ones, note what is wrong with others.
-        """
         if names:
             print(f"Verifying {len(names)} files in {self.folder}")
-        with tqdm(
-            total=len(names), desc="Verified", unit="file", disable=None
-        ) as bar, ThreadPoolExecutor(WORKERS) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             for name, problem in zip(names, pool.map(self._check, names)):
                 self.problems[name] = problem
-                bar.update()
                 if problem:
                     print(f"{self.folder / name} is refused: {problem}")
 
     def _check(self, name):
+        """Stamp the file if it is right, else return what is wrong."""
         path, expected = self.folder / name, self.record["files"][name]
         if not path.is_file():
-            return "not a regular file"
-        # Before it is read: a file that changes meanwhile is not stamped.
-        seal = self._seal(name)
-        if (size := path.stat().st_size) != expected["size"]:
+            return "not a file"
+        if (size := size_of(path)) != expected["size"]:
             return f"{size:,} bytes instead of {expected['size']:,}"
+        # Taken before it is read: it may change meanwhile.
+        version = _version(path)
         if (sha256 := _sha256(path)) != expected["sha256"]:
             return f"SHA-256 {sha256} instead of {expected['sha256']}"
-        _write(self.state / f"{name}.stamp", seal)
+        _write(self.notes / f"{name}.stamp", f"{sha256} {version}")
         return ""
+
+    # Files that aren't
+
+    def _download(self, names):
+        received = sum(size_of(self._part(name)) for name in names)
+        total = sum(self.record["files"][name]["size"] for name in names)
+        free = shutil.disk_usage(self.folder).free
+        if total - received > free:
+            raise OSError(
+                f"{self._listed(names)}\n{total - received:,} bytes have to "
+                f"be fetched, but {self.folder} has only {free:,} bytes of "
+                "free disk space."
+            )
+        print(
+            f"Fetching {len(names)} files, {total - received:,} bytes, from "
+            f"{self._url('')} to {self.folder}"
+        )
+        with Progress(
+            total=total, initial=received, desc="Fetched", unit="B",
+            unit_scale=True, disable=None,
+        ) as progress, ThreadPoolExecutor(WORKERS) as pool:
+            downloads = [pool.submit(self._get, n, progress) for n in names]
+            try:
+                for download in as_completed(downloads):
+                    download.result()
+            except BaseException:
+                progress.is_stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _get(self, name, progress):
+        """Fetch one file, verify it, and put it in its place."""
+        part, expected = self._part(name), self.record["files"][name]
+        for _ in range(MAX_FETCHES):
+            receive(self._url(name), part, expected["size"], progress)
+            version = _version(part)
+            if (sha256 := _sha256(part)) == expected["sha256"]:
+                break
+            progress.update(-expected["size"])
+            part.unlink()
+        else:
+            raise OSError(
+                f"{self._url(name)} was received {MAX_FETCHES} times with "
+                f"SHA-256 {sha256} instead of {expected['sha256']}, and "
+                "thrown away. Something on the way changes it: try without "
+                "proxy or mirror, or later."
+            )
+        path = self.folder / name
+        if os.path.lexists(path) and self._stamped_hash(name) is None:
+            aside = path.with_name(f"{name}.rejected")
+            while os.path.lexists(aside):
+                aside = aside.with_name(f"{aside.name}.rejected")
+            path.rename(aside)
+            print(f"The {name} that was there is kept as {aside}")
+        os.replace(part, path)
+        _write(self.notes / f"{name}.stamp", f"{sha256} {version}")
+
+    def _part(self, name):
+        return self.notes / f"{name}.part"
+
+    def _url(self, name):
+        return hf_hub_url(
+            self.repo_id, name, repo_type="dataset",
+            revision=self.record["commit"] if self.record else self.revision,
+        )
+
+    # Words and order
+
+    def _listed(self, names, most=5):
+        sizes = self.record["files"] if self.record else {}
+        lines = [
+            f"  {name}: {self.problems.get(name, 'missing')}"
+            + (f" ({sizes[name]['size']:,} bytes)" if sizes else "")
+            for name in names
+        ]
+        if len(lines) > most:
+            lines[most - 1:-1] = [f"  ... {len(lines) - most} more ..."]
+        title = f"{len(names)} of {len(self.names)} files are missing or wrong"
+        return "\n".join([f"{title} in {self.folder}:", *lines])
+
+    @contextlib.contextmanager
+    def _exclusive(self):
+        """Keep other processes out; yields why that's impossible, or None."""
+        lock, obstacle = FileLock(self.notes / "lock", mode=0o664), None
+        try:
+            self.notes.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"Waiting for another process at work in {self.folder}")
+                lock.acquire()
+        except OSError as error:
+            obstacle = error
+        try:
+            yield obstacle
+        finally:
+            lock.release()
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return sha_fileobj(file).hex()
+
+
+def _version(path):
+    """What changes when a file is written to or replaced."""
+    info = path.stat()
+    return f"{info.st_size} {info.st_mtime_ns}"
+
+
+def _write(path, text):
+    """Write a note for next time, whole or not at all.
+
+    It can be done without, in a folder that can't be written or on a full
+    disk: the work it saves is done again.
+    """
+    with contextlib.suppress(OSError):
+        draft = path.with_name(f"{path.name}.tmp")
+        draft.write_text(text)
+        os.replace(draft, path)

@@ -1,0 +1,88 @@
+"""FineWeb, as tokens of GPT-2: the corpus of the nanoGPT speedrun.
+
+The sample of 10 billion tokens of FineWeb (Penedo et al., "The FineWeb
+Datasets", 2024, licence ODC-By 1.0), tokenized with GPT-2's BPE and cut into
+shards for llm.c and modded-nanogpt. Shards are fetched from the Hub, verified
+once, and from then on used without a network:
+
+    benchopt prepare . -d "FineWeb[num_train_shards=18]"
+"""
+from benchopt import BaseDataset
+from benchopt.config import get_data_path
+
+from benchmark_utils.hub import fetch_shards
+from benchmark_utils.shards import TokenShards
+
+REPOSITORY = "kjj0/fineweb10B-gpt2"
+MAX_TRAIN_SHARDS = 103
+HELP = """\
+Each shard has 200,001,024 bytes, the last one for training (103) 110,649,110.
+If this machine has no network or too small a disk, prepare the data where it
+has, with
+  benchopt prepare . --force -d "FineWeb[num_train_shards={}]"
+and let benchopt find it: the shards are looked for in fineweb10B within the
+folder that the environment variable BENCHOPT_DATA_HOME names, or where
+data_paths: {{fineweb10B: <folder>}} in config.yml says."""
+
+
+class Dataset(BaseDataset):
+
+    name = "FineWeb"
+    url = "https://huggingface.co/datasets/kjj0/fineweb10B-gpt2"
+
+    requirements = ["huggingface_hub", "filelock"]
+
+    # num_train_shards: 1 to 103, of 10**8 tokens each (190 steps of 524,288).
+    # revision: branch, tag or commit of the Hub's repository.
+    # repeat: whether training may read the data again when they end.
+    parameters = {
+        "num_train_shards": [103],
+        "revision": ["main"],
+        "repeat": [False],
+    }
+    test_parameters = {"num_train_shards": [1]}
+
+    prepare_cache_ignore = ("repeat", "base_seed")
+
+    def prepare(self):
+        """Fetch and verify the shards that aren't there.
+
+        Returns
+        -------
+        paths : list of Path
+            The validation shard, then the training shards.
+        """
+        if (
+            type(self.num_train_shards) is not int
+            or not 1 <= self.num_train_shards <= MAX_TRAIN_SHARDS
+        ):
+            raise ValueError(
+                f"num_train_shards is {self.num_train_shards!r}; FineWeb has "
+                f"1 to {MAX_TRAIN_SHARDS} training shards."
+            )
+        if not isinstance(self.revision, str) or not self.revision:
+            raise ValueError(
+                f"revision is {self.revision!r}; it must be the name of a "
+                "branch, tag or commit, in quotes if it looks like a number."
+            )
+        names = ["fineweb_val_000000.bin"] + [
+            f"fineweb_train_{number:06d}.bin"
+            for number in range(1, self.num_train_shards + 1)
+        ]
+        folder = get_data_path("fineweb10B")
+        try:
+            return fetch_shards(REPOSITORY, names, folder, self.revision)
+        except OSError as error:
+            raise type(error)(
+                f"{error}\n{HELP.format(self.num_train_shards)}"
+            ) from error
+
+    def get_data(self):
+        val, *train = self.prepare()
+        # The loss that modded-nanogpt's speedrun stops at; the entropy of
+        # the text is unknown.
+        return dict(
+            train=TokenShards(train, vocab_size=50257),
+            val=TokenShards([val], vocab_size=50257),
+            target=3.28, entropy=None, repeat=self.repeat,
+        )
