@@ -1,0 +1,70 @@
+"""Several optimizers as one, each on its own parameters."""
+import torch
+
+from benchmark_utils.optimizers.groups import decay_groups
+
+
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Optimizers that share one step.
+
+    Its ``param_groups`` are the very dicts of the optimizers it holds, so a
+    learning-rate schedule acts on all of them.
+
+    Parameters
+    ----------
+    *optimizers : torch.optim.Optimizer
+        On parameters that are disjoint.
+    """
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+        super().__init__(
+            [group for one in optimizers for group in one.param_groups], {}
+        )
+
+    @torch.no_grad()
+    def step(self, closure):
+        """Compute the gradients once, then step each optimizer."""
+        with torch.enable_grad():
+            loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self):
+        return {"optimizers": [one.state_dict() for one in self.optimizers]}
+
+    def load_state_dict(self, state_dict):
+        for one, state in zip(
+            self.optimizers, state_dict["optimizers"], strict=True
+        ):
+            one.load_state_dict(state)
+        # Loading gives an optimizer new group dicts.
+        self.param_groups = [
+            group for one in self.optimizers for group in one.param_groups
+        ]
+
+
+def with_adamw(optimizer, roles, learning_rate, betas, weight_decay):
+    """Add AdamW for all that an optimizer of the hidden matrices leaves.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        On ``roles["hidden_matrices"]``.
+    roles : dict of str to list of nn.Parameter
+    learning_rate : float
+    betas : pair of float
+    weight_decay : float
+        Of embeddings and head; gains and biases have none.
+
+    Returns
+    -------
+    optimizer : CombinedOptimizer
+    """
+    rest = roles | {"hidden_matrices": []}
+    return CombinedOptimizer(optimizer, torch.optim.AdamW(
+        [group for group in decay_groups(rest, weight_decay)
+         if group["params"]],
+        lr=learning_rate, betas=betas, fused=True,
+    ))

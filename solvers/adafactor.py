@@ -1,0 +1,38 @@
+"""Adafactor.
+
+Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory
+Cost" (2018). No public run on this model: the settings are torch's defaults.
+"""
+import torch
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Adafactor; steps are relative to the size of the parameters."""
+
+    name = "Adafactor"
+    requirements = []
+
+    parameters = {
+        # torch takes the smaller of this and 1/sqrt(step), times the RMS of
+        # the parameter: after 10,000 steps, 0.01 has no effect any more.
+        "learning_rate": [1e-2],
+        "beta2_decay": [-0.8],
+        "clipping_threshold": [1.0],
+        "weight_decay": [0.0],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return torch.optim.Adafactor(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            beta2_decay=self.beta2_decay, d=self.clipping_threshold,
+        )

@@ -1,0 +1,47 @@
+"""AdamH: Adam on spheres, with AdamW for all but the hidden matrices.
+
+Wen et al., "Fantastic Pretraining Optimizers and Where to Find Them, 2.1:
+Hyperball Optimization" (2025).
+"""
+import torch
+
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.optimizers.hyperball import Hyperball
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """AdamH; the hidden matrices keep their initial norm."""
+
+    name = "AdamH"
+    requirements = []
+
+    parameters = {
+        # modded-nanogpt's optimization track, entry 4; on another model.
+        "learning_rate": [0.018],
+        "beta1": [0.9],
+        "beta2": [0.95],
+        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # rate, and trained for this horizon.
+        "aux_learning_rate": [3.6e-3],
+        "aux_beta1": [0.9],
+        "aux_beta2": [0.95],
+        "aux_weight_decay": [0.0],
+        "num_steps": [6200],
+        "warmup_steps": [250],
+        "schedule": ["linear"],
+        "cooldown": [1.0],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = Hyperball(torch.optim.Adam(
+            roles["hidden_matrices"], lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+        ))
+        return with_adamw(
+            optimizer, roles, self.aux_learning_rate,
+            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
+        )

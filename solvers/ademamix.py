@@ -1,0 +1,40 @@
+"""AdEMAMix: Adam with a second, slow average of the gradients.
+
+Pagliardini et al., "The AdEMAMix Optimizer: Better, Faster, Older" (2024).
+"""
+from pytorch_optimizer import AdEMAMix
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """AdEMAMix; weight decay on matrices and embeddings only."""
+
+    name = "AdEMAMix"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # No public settings on this model: Adam's rate and weight decay, the
+        # paper's averages and its warm-up of them over the whole horizon.
+        "learning_rate": [6e-4],
+        "beta1": [0.9],
+        "beta2": [0.999],
+        "beta3": [0.9999],
+        "alpha": [8.0],
+        "weight_decay": [0.1],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return AdEMAMix(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            betas=(self.beta1, self.beta2, self.beta3), alpha=self.alpha,
+            t_alpha_beta3=self.num_steps, weight_decouple=True,
+        )

@@ -1,0 +1,45 @@
+"""Any optimizer of the pytorch-optimizer package, by its name.
+
+    -s "pytorch-optimizer[optimizer=adan,options={betas:(0.98,0.92,0.99)}]"
+"""
+import contextlib
+
+from benchmark_utils.optimizers.by_name import make_optimizer
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """The same optimizer for all parameters."""
+
+    name = "pytorch-optimizer"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        "optimizer": ["adopt"],
+        "learning_rate": [1e-3],
+        "weight_decay": [0.0],
+        # Whatever else the optimizer takes, by name: {eps:1e-6}.
+        "options": [None],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return make_optimizer(
+            self.optimizer, roles, self.learning_rate, self.weight_decay,
+            self.options,
+        )
+
+    @contextlib.contextmanager
+    def evaluation_weights(self, optimizer):
+        has_modes = hasattr(optimizer, "eval")
+        if has_modes:
+            optimizer.eval()
+        yield
+        if has_modes:
+            optimizer.train()

@@ -1,0 +1,38 @@
+"""Lion.
+
+Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023).
+"""
+from pytorch_optimizer import Lion
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Lion; weight decay on matrices and embeddings only."""
+
+    name = "Lion"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # No public settings on this model: the paper's advice is a rate some
+        # six times smaller than AdamW's, and as much more weight decay.
+        "learning_rate": [1e-4],
+        # The paper's, for language models.
+        "beta1": [0.95],
+        "beta2": [0.98],
+        "weight_decay": [0.6],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return Lion(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            betas=(self.beta1, self.beta2), weight_decouple=True,
+        )

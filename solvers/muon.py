@@ -1,0 +1,49 @@
+"""Muon, with AdamW for all but the hidden matrices.
+
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
+(2024).
+"""
+import torch
+
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Muon with exact orthogonalisation, and AdamW for the rest."""
+
+    name = "Muon"
+    requirements = []
+
+    parameters = {
+        # modded-nanogpt's optimization track, entry 36; on another model.
+        "learning_rate": [0.025],
+        "momentum": [0.95],
+        "weight_decay": [0.05],
+        "ns_steps": [12],
+        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # rate, and trained for this horizon.
+        "aux_learning_rate": [3.6e-3],
+        "aux_beta1": [0.9],
+        "aux_beta2": [0.95],
+        "aux_weight_decay": [0.0],
+        "num_steps": [6200],
+        "warmup_steps": [0],
+        "schedule": ["linear"],
+        "cooldown": [0.7],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = torch.optim.Muon(
+            roles["hidden_matrices"], lr=self.learning_rate,
+            momentum=self.momentum, weight_decay=self.weight_decay,
+            # Converges to the orthogonal factor; torch's default does not.
+            ns_coefficients=(2.0, -1.5, 0.5), ns_steps=self.ns_steps,
+        )
+        return with_adamw(
+            optimizer, roles, self.aux_learning_rate,
+            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
+        )

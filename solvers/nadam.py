@@ -1,0 +1,38 @@
+"""NAdam, with decoupled weight decay.
+
+Dozat, "Incorporating Nesterov Momentum into Adam" (2016). No public run on
+this model: the settings are those of Adam.
+"""
+import torch
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """NAdam; weight decay on matrices and embeddings only."""
+
+    name = "NAdam"
+    requirements = []
+
+    parameters = {
+        "learning_rate": [6e-4],
+        "beta1": [0.9],
+        "beta2": [0.95],
+        "momentum_decay": [4e-3],
+        "weight_decay": [0.1],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return torch.optim.NAdam(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            betas=(self.beta1, self.beta2), decoupled_weight_decay=True,
+            momentum_decay=self.momentum_decay,
+        )

@@ -1,0 +1,50 @@
+"""NorMuon: Muon, with the rows of its updates normalised.
+
+Li et al., "NorMuon: Making Muon more efficient and scalable" (2025).
+"""
+from pytorch_optimizer import NorMuon
+
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """NorMuon, and AdamW for the rest."""
+
+    name = "NorMuon"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # modded-nanogpt's optimization track, entry 10, which normalises the
+        # columns of wide matrices; the paper and this package, always rows.
+        "learning_rate": [0.035],
+        "momentum": [0.95],
+        "beta2": [0.95],
+        "weight_decay": [0.025],
+        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # rate, and trained for this horizon.
+        "aux_learning_rate": [3.6e-3],
+        "aux_beta1": [0.9],
+        "aux_beta2": [0.95],
+        "aux_weight_decay": [0.0],
+        "num_steps": [6200],
+        "warmup_steps": [0],
+        "schedule": ["linear"],
+        "cooldown": [0.7],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = NorMuon(
+            [{"params": roles["hidden_matrices"], "use_muon": True}],
+            lr=self.learning_rate, momentum=self.momentum, beta2=self.beta2,
+            weight_decay=self.weight_decay, ns_steps=12,
+            # Converges to the orthogonal factor; Muon's own does not.
+            ns_coeffs=(2.0, -1.5, 0.5),
+        )
+        return with_adamw(
+            optimizer, roles, self.aux_learning_rate,
+            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
+        )

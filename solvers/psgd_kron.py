@@ -1,0 +1,51 @@
+"""PSGD with a Kronecker-factored preconditioner.
+
+Li, "Preconditioned Stochastic Gradient Descent" (2015), in the form of Walters
+and Pooladzandi's Kron (2024).
+"""
+from pytorch_optimizer import Kron
+
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """PSGD-Kron, and AdamW for all but the hidden matrices."""
+
+    name = "PSGD-Kron"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # What the README of kron_torch advises; no public run on this model.
+        "learning_rate": [5e-4],
+        "momentum": [0.9],
+        "weight_decay": [0.625],
+        # Share of the steps that update the preconditioner.
+        "update_probability": [1.0],
+        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # rate, and trained for this horizon.
+        "aux_learning_rate": [3.6e-3],
+        "aux_beta1": [0.9],
+        "aux_beta2": [0.95],
+        "aux_weight_decay": [0.0],
+        "num_steps": [6200],
+        "warmup_steps": [250],
+        "schedule": ["linear"],
+        "cooldown": [0.7],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = Kron(
+            roles["hidden_matrices"], lr=self.learning_rate,
+            momentum=self.momentum, weight_decay=self.weight_decay,
+            pre_conditioner_update_probability=self.update_probability,
+            # It would draw from NumPy's generator, which has no seed here.
+            balance_prob=0.0,
+        )
+        return with_adamw(
+            optimizer, roles, self.aux_learning_rate,
+            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
+        )

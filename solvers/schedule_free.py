@@ -1,0 +1,47 @@
+"""Schedule-free AdamW.
+
+Defazio et al., "The Road Less Scheduled" (2024). The gradient is taken between
+the trained weights and their average; the average is evaluated.
+"""
+import contextlib
+
+from schedulefree import AdamWScheduleFree
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Schedule-free AdamW; it has a warm-up, and no cool-down."""
+
+    name = "Schedule-free AdamW"
+    requirements = ["pip::schedulefree"]
+
+    parameters = {
+        # The package's rate; no public run on this model.
+        "learning_rate": [2.5e-3],
+        "beta1": [0.9],
+        "beta2": [0.95],
+        "weight_decay": [0.1],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["constant"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = AdamWScheduleFree(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+        )
+        optimizer.train()
+        return optimizer
+
+    @contextlib.contextmanager
+    def evaluation_weights(self, optimizer):
+        optimizer.eval()
+        yield
+        optimizer.train()

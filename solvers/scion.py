@@ -1,0 +1,49 @@
+"""Scion: steps to the corners of norm balls, one norm for each role.
+
+Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs"
+(2025), with the initialisation of the benchmark.
+"""
+from pytorch_optimizer import SCION
+from pytorch_optimizer.optimizer.scion import LMONorm
+
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Spectral norm for hidden matrices, largest entry for embeddings."""
+
+    name = "Scion"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # The paper's set-up for nanoGPT; no public run on this model.
+        "learning_rate": [3.6e-4],
+        # Weight of the new gradient in the average.
+        "momentum": [0.1],
+        "hidden_radius": [50.0],
+        "embedding_radius": [3000.0],
+        # Gains and biases, absent in the paper's model: steps of this RMS
+        # times the learning rate, and no shrinking.
+        "vector_radius": [1.0],
+        "num_steps": [6200],
+        "warmup_steps": [0],
+        "schedule": ["linear"],
+        "cooldown": [0.3],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        def group(parameters, norm, radius, constraint=True):
+            return {"params": parameters, "norm_type": norm,
+                    "scale": radius, "constraint": constraint}
+
+        return SCION([
+            group(roles["hidden_matrices"], LMONorm.SPECTRAL,
+                  self.hidden_radius),
+            group(roles["embeddings"] + roles["head"], LMONorm.SIGN,
+                  self.embedding_radius),
+            group(roles["gains_and_biases"], LMONorm.BIAS,
+                  self.vector_radius, constraint=False),
+        ], lr=self.learning_rate, momentum=self.momentum)

@@ -1,0 +1,48 @@
+"""Shampoo, with the step length of Adam.
+
+Gupta et al., "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018);
+see ``benchmark_utils/optimizers/shampoo.py``.
+"""
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.optimizers.shampoo import Shampoo
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Shampoo, and AdamW for all but the hidden matrices."""
+
+    name = "Shampoo"
+    requirements = []
+
+    parameters = {
+        # modded-nanogpt's optimization track, entry 21; on another model.
+        "learning_rate": [1.5e-3],
+        "beta1": [0.9],
+        "beta2": [0.95],
+        "precondition_frequency": [5],
+        "weight_decay": [0.2],
+        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # rate, and trained for this horizon.
+        "aux_learning_rate": [3.6e-3],
+        "aux_beta1": [0.9],
+        "aux_beta2": [0.95],
+        "aux_weight_decay": [0.0],
+        "num_steps": [6200],
+        "warmup_steps": [250],
+        "schedule": ["linear"],
+        "cooldown": [0.7],
+        "max_grad_norm": [0.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        optimizer = Shampoo(
+            roles["hidden_matrices"], lr=self.learning_rate,
+            betas=(self.beta1, self.beta2), weight_decay=self.weight_decay,
+            precondition_frequency=self.precondition_frequency,
+        )
+        return with_adamw(
+            optimizer, roles, self.aux_learning_rate,
+            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
+        )

@@ -1,0 +1,36 @@
+"""Signum: the sign of the momentum.
+
+Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems"
+(2018).
+"""
+from pytorch_optimizer import SignSGD
+
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    """Signum; weight decay on matrices and embeddings only."""
+
+    name = "Signum"
+    requirements = ["pip::pytorch-optimizer"]
+
+    parameters = {
+        # No public settings on this model: Lion's, to which it is close.
+        "learning_rate": [1e-4],
+        "momentum": [0.95],
+        "weight_decay": [0.6],
+        "num_steps": [19485],
+        "warmup_steps": [700],
+        "schedule": ["cosine"],
+        "cooldown": [1.0],
+        "max_grad_norm": [1.0],
+    }
+
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    def get_optimizer(self, roles):
+        return SignSGD(
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            momentum=self.momentum, weight_decouple=True,
+        )
