@@ -1,0 +1,52 @@
+"""Tokenizers: from text to token ids.
+
+``bytes`` are the UTF-8 bytes themselves: nothing to install or download.
+``gpt2`` is GPT-2's byte-pair encoding (Radford et al., 2019), the one of
+FineWeb's shards, as the optional package tiktoken implements it.
+
+In both the last id is the separator that leads each document.
+"""
+import numpy as np
+
+SEPARATORS = {"bytes": 256, "gpt2": 50256}
+
+
+def make_encoder(tokenizer):
+    """Return the function that encodes a text.
+
+    Parameters
+    ----------
+    tokenizer : str
+        A key of ``SEPARATORS``.
+
+    Returns
+    -------
+    encode : function from str to a sequence of int, shape [num_tokens]
+        The ids are below the separator: text never makes one.
+
+    Raises
+    ------
+    ImportError
+        If tiktoken is needed and not installed.
+    OSError
+        If tiktoken can't get GPT-2's vocabulary.
+    """
+    if tokenizer == "bytes":
+        return lambda text: np.frombuffer(text.encode(), np.uint8)
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise ImportError(
+            f"tokenizer={tokenizer} needs the package tiktoken: pip install "
+            "tiktoken. tokenizer=bytes needs nothing."
+        ) from error
+    try:
+        return tiktoken.get_encoding(tokenizer).encode_ordinary
+    except OSError as error:
+        raise OSError(
+            "tiktoken downloads GPT-2's vocabulary (1.5 MB) when it is first "
+            f"used, and could not: {error}. Use it once where there is a "
+            "network, with the environment variable TIKTOKEN_CACHE_DIR set "
+            "to a folder that is also there when training; or use "
+            "tokenizer=bytes, which needs nothing."
+        ) from error

@@ -1,0 +1,459 @@
+"""Text files as a corpus: what is read, how it is split, what is refused.
+
+What lies in the shards is taken apart here with ``bytes.split``: the
+separator, 256, is no byte.
+"""
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+from benchmark_utils import shards
+from benchmark_utils.loader import BatchLoader
+from benchmark_utils.tokenizers import make_encoder
+
+ROOT = Path(__file__).parents[1]
+# Processes that have everything imported.
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def text(bench, tmp_path, monkeypatch):
+    """Make a Text dataset; its shards are written to tmp_path / "data"."""
+    monkeypatch.setenv("BENCHOPT_DATA_HOME", str(tmp_path / "data"))
+    dataset, = bench.check_dataset_patterns(["Text"], class_only=True)
+
+    def make(path, **parameters):
+        path = path if path is None else str(path)
+        return dataset.get_instance(path=path, **parameters)
+
+    return make
+
+
+@pytest.fixture
+def novels(tmp_path):
+    """A folder with 40 short texts, in Greek and in folders of folders."""
+    folder = tmp_path / "novels"
+    for i in range(40):
+        file = folder / f"shelf{i % 3}" / f"{i:02d}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"Novel {i}: \u03bb\u03cc\u03b3\u03bf\u03c2\n" * i
+                        + "The end.\n" * (i + 1), encoding="utf-8")
+    return folder
+
+
+def contents(folder, pattern="**/*.txt"):
+    return sorted(file.read_bytes() for file in folder.glob(pattern))
+
+
+def documents(corpus):
+    """The documents of shards of bytes, in their order."""
+    tokens = np.concatenate(corpus.arrays)
+    assert tokens[0] == 256, "the separator leads the first document"
+    starts = np.flatnonzero(tokens == 256)
+    return [part[1:].astype(np.uint8).tobytes()
+            for part in np.split(tokens, starts[1:])]
+
+
+def sides(dataset):
+    data = dataset.get_data()
+    return documents(data["train"]), documents(data["val"])
+
+
+# ------------------------------------------------------------- what is read
+
+def test_every_document_once_on_one_side(text, novels):
+    train, val = sides(text(novels))
+    assert sorted(train + val) == contents(novels)
+    assert (len(train), len(val)) == (36, 4)
+
+
+def test_order_and_split_follow_from_the_contents_alone(
+        text, novels, tmp_path, capsys):
+    before = sides(text(novels))
+    shown = capsys.readouterr().out
+    for i, file in enumerate(sorted(novels.rglob("*.txt"))):
+        file.rename(novels / f"{(7 * i) % 40}.txt")
+    novels.rename(tmp_path / "elsewhere")
+    assert sides(text(tmp_path / "elsewhere")) == before
+    assert capsys.readouterr().out == shown
+    # Not the order of the names, in which neighbours are alike.
+    assert before[0] != sorted(before[0])
+
+
+def test_what_was_read_is_said(text, novels, capsys):
+    data = text(novels).get_data()
+    shown = capsys.readouterr().out
+    assert "as bytes, vocabulary of 257, content " in shown
+    train, val = data["train"].num_tokens, data["val"].num_tokens
+    assert train + val == sum(map(len, contents(novels))) + 40
+    assert f"training: {train:,} tokens in 36 documents" in shown
+    assert f"validation: {val:,} tokens in 4 documents" in shown
+    assert "skipped" not in shown
+
+
+def test_the_problem_is_the_parameters(text, novels):
+    data = text(novels, target=1.5, repeat=True).get_data()
+    assert (data["target"], data["entropy"], data["repeat"]) == (
+        1.5, None, True
+    )
+    for side in "train", "val":
+        assert data[side].vocab_size == 257
+        data[side].check_token_ids()
+    assert text(novels).get_data()["repeat"] is False
+
+
+def test_a_glob_chooses_files(text, novels):
+    for i in range(5):
+        (novels / "shelf0" / f"{i}.md").write_text(f"# Essay {i}\n")
+    train, val = sides(text(novels / "**" / "*.md"))
+    assert sorted(train + val) == contents(novels, "**/*.md")
+    assert len(train + val) == 5
+    train, val = sides(text(novels / "*1" / "*.txt"))
+    assert sorted(train + val) == contents(novels, "shelf1/*.txt")
+
+
+def test_repeated_empty_and_hidden_files_are_left_out(text, novels):
+    expected = sides(text(novels))
+    (novels / "empty.txt").write_text("")
+    (novels / "copy.txt").write_text("The end.\n")
+    (novels / ".hidden.txt").write_text("secret")
+    (novels / ".git").mkdir()
+    (novels / ".git" / "config").write_text("[core]")
+    os.mkfifo(novels / "pipe.txt")
+    (novels / "dangling.txt").symlink_to("nowhere")
+    (novels / "loop").symlink_to(novels)
+    assert sides(text(novels)) == expected
+
+
+def test_files_that_are_not_utf8_are_skipped_counted_and_named(
+        text, novels, capsys):
+    expected = sides(text(novels))
+    assert "skipped" not in capsys.readouterr().out
+    (novels / "a latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (novels / "b image.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert sides(text(novels)) == expected
+    shown = capsys.readouterr().out
+    assert "skipped: 2 files that are not UTF-8, the first is " in shown
+    assert "a latin.txt" in shown
+
+
+def test_the_default_is_what_python_carries(text):
+    """Found here by walking the library, not by its list of modules."""
+    library = Path(sysconfig.get_path("stdlib"))
+    hashes = {}
+    for folder, folders, names in os.walk(library):
+        folders[:] = set(folders) - {"site-packages", "dist-packages"}
+        for name in names:
+            if name.endswith(".py"):
+                file = Path(folder, name)
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                hashes.setdefault(digest, []).append(file)
+    start = time.perf_counter()
+    train, val = sides(text(None))
+    first = time.perf_counter() - start
+    files = [hashes[hashlib.sha256(document).hexdigest()]
+             for document in train + val]
+    assert len(files) == len(set(train + val)) > 500
+    assert sum(map(len, train)) > 5e6 and sum(map(len, val)) > 2e5
+    names = {file.relative_to(library) for same in files for file in same}
+    assert {Path("argparse.py"), Path("json/decoder.py")} < names
+    # The language reference.
+    assert Path("pydoc_data/topics.py") in names
+    for same in files:
+        assert any(
+            not {"test", "tests", "idle_test"} & set(
+                file.relative_to(library).parts
+            ) for file in same
+        )
+    start = time.perf_counter()
+    text(None).get_data()
+    assert time.perf_counter() - start < 2 and first < 20
+
+
+# ---------------------------------------------------------------- tokenizers
+
+def test_gpt2_without_tiktoken_says_how_to_install_it(
+        text, novels, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    with pytest.raises(ImportError, match="pip install tiktoken"):
+        text(novels, tokenizer="gpt2").get_data()
+    assert not (tmp_path / "data").exists()
+
+
+def test_gpt2_without_network_says_how_to_bring_the_vocabulary(
+        text, novels, tmp_path, monkeypatch):
+    pytest.importorskip("tiktoken")
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    for name in "https_proxy", "HTTPS_PROXY":  # nobody listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="TIKTOKEN_CACHE_DIR"):
+        text(novels, tokenizer="gpt2").get_data()
+    assert not (tmp_path / "data").exists()
+
+
+def test_gpt2_documents_are_led_by_its_separator(text, novels, monkeypatch):
+    """With tiktoken itself, and a vocabulary of bytes and one merge."""
+    tiktoken = pytest.importorskip("tiktoken")
+    toy = tiktoken.Encoding(
+        "toy", pat_str=r"\s+|\S+", special_tokens={"<|endoftext|>": 50256},
+        mergeable_ranks={bytes([i]): i for i in range(256)} | {b"Th": 256},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", {"gpt2": toy}.get)
+    (novels / "trap.txt").write_text("Text says <|endoftext|> and goes on.")
+    data = text(novels, tokenizer="gpt2").get_data()
+    decoded = []
+    for side in "train", "val":
+        assert data[side].vocab_size == 50257
+        tokens = np.concatenate(data[side].arrays)
+        starts = np.flatnonzero(tokens == 50256)
+        assert starts[0] == 0 and 256 in tokens
+        decoded += [toy.decode_bytes(part[1:].tolist())
+                    for part in np.split(tokens, starts[1:])]
+    assert sorted(decoded) == contents(novels)
+
+
+@pytest.mark.parametrize("sample", [
+    "", "plain", "\0\n\r\n", "\u03bb\U0001f600"
+])
+def test_bytes_are_utf8(sample):
+    assert bytes(make_encoder("bytes")(sample)) == sample.encode("utf-8")
+
+
+# ------------------------------------------------------------ what is refused
+
+@pytest.mark.parametrize("tokenizer", ["gpt4", "", None])
+def test_an_unknown_tokenizer_is_refused(text, novels, tokenizer):
+    with pytest.raises(ValueError, match="unknown; use one of bytes, gpt2"):
+        text(novels, tokenizer=tokenizer).get_data()
+
+
+def test_a_path_without_documents_is_refused(text, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in "missing", "empty", "empty/*.txt", "empty/**/*":
+        with pytest.raises(ValueError, match="matches no files"):
+            text(tmp_path / path).get_data()
+    assert not (tmp_path / "data").exists()
+
+
+def test_one_document_cannot_be_split(text, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "only.txt").write_text("There was one text. " * 1000)
+    (folder / "copy.txt").write_text("There was one text. " * 1000)
+    (folder / "broken.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="gives 1 documents.*Cut large"):
+        text(folder).get_data()
+    assert not (tmp_path / "data").exists()
+    (folder / "second.txt").write_text("There was another.")
+    train, val = sides(text(folder))
+    assert len(train) == len(val) == 1
+
+
+def test_too_little_text_for_a_batch_is_refused(text, novels):
+    data = text(novels).get_data()
+    tokens = data["val"].num_tokens
+    with pytest.raises(ValueError, match=f"holds {tokens}. Use a smaller"):
+        BatchLoader(data["val"], 16, 1024)
+
+
+def test_text_that_changes_while_it_is_read_is_refused(
+        text, novels, tmp_path):
+    dataset = text(novels)
+    dataset._get_state()
+    (novels / "shelf1" / "22.txt").write_text("Another ending.")
+    with pytest.raises(ValueError, match="22.txt was changed while"):
+        dataset.get_data()
+    assert os.listdir(tmp_path / "data" / "text") == []
+
+
+# ------------------------------------------------------- written once, cached
+
+def test_shards_are_written_once(text, novels, tmp_path, monkeypatch):
+    first = sides(text(novels))
+    folder, = (tmp_path / "data" / "text").iterdir()
+    assert sorted(os.listdir(folder)) == [
+        "corpus.json", "text_train_000001.bin", "text_val_000001.bin"
+    ]
+    times = [file.stat().st_mtime_ns for file in folder.iterdir()]
+    assert sides(text(novels)) == first
+    assert [file.stat().st_mtime_ns for file in folder.iterdir()] == times
+    # Other text and other tokenizers have folders of their own.
+    (novels / "new.txt").write_text("A new novel.")
+    assert sides(text(novels)) != first
+    assert len(os.listdir(tmp_path / "data" / "text")) == 2
+
+
+@pytest.mark.parametrize("name", [
+    "text_train_000001.bin", "text_val_000001.bin", "corpus.json"
+])
+@pytest.mark.parametrize("damage", ["missing", "cut", "another"])
+def test_damaged_shards_are_refused(text, novels, tmp_path, name, damage):
+    expected = sides(text(novels))
+    folder, = (tmp_path / "data" / "text").iterdir()
+    file = folder / name
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        os.truncate(file, file.stat().st_size - 5)
+    else:
+        other = text(novels / "shelf1")
+        other.get_data()
+        file.write_bytes(
+            (tmp_path / "data" / "text" / other._content / name).read_bytes()
+        )
+    with pytest.raises(ValueError, match=f"{folder} is damaged.*Delete this"):
+        text(novels).get_data()
+    for part in folder.iterdir():
+        part.unlink()
+    folder.rmdir()
+    assert sides(text(novels)) == expected
+
+
+def test_processes_at_the_same_time_write_one_corpus(
+        text, novels, tmp_path):
+    barrier = FORK.Barrier(4)
+
+    def work():
+        dataset = text(novels)
+        dataset._get_state()
+        barrier.wait()
+        dataset.get_data()
+
+    processes = [FORK.Process(target=work) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    folder, = (tmp_path / "data" / "text").iterdir()
+    assert len(os.listdir(folder)) == 3
+    train, val = sides(text(novels))
+    assert sorted(train + val) == contents(novels)
+
+
+def test_a_killed_writer_leaves_nothing_that_is_taken_for_shards(
+        text, novels, tmp_path, monkeypatch):
+    """Killed when the training shards are complete and nothing else is."""
+    half_way = FORK.Event()
+
+    def work():
+        write_shard = shards.write_shard
+
+        def write_one(path, *arguments):
+            if "val" in path.name:
+                half_way.set()
+                time.sleep(600)
+            return write_shard(path, *arguments)
+
+        monkeypatch.setattr(shards, "write_shard", write_one)
+        text(novels).get_data()
+
+    process = FORK.Process(target=work)
+    process.start()
+    assert half_way.wait(60)
+    process.kill()
+    process.join()
+    left, = (tmp_path / "data" / "text").iterdir()
+    assert left.name.startswith(".")
+    assert os.listdir(left) == ["text_train_000001.bin"]
+    train, val = sides(text(novels))
+    assert sorted(train + val) == contents(novels)
+
+
+def test_a_full_disk_is_said_by_name_and_leaves_nothing(
+        text, novels, tmp_path):
+    """The limit on a file's size stands for the disk's."""
+    (novels / "long.txt").write_text("Long. " * 100_000)
+    errors = FORK.SimpleQueue()
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        try:
+            text(novels).get_data()
+        except OSError as error:
+            errors.put(str(error))
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(60)
+    assert not errors.empty() and "_000001.bin" in errors.get()
+    assert os.listdir(tmp_path / "data" / "text") == []
+
+
+# ------------------------------------------------ benchopt's cache of results
+
+def test_an_edited_text_is_another_dataset_to_benchopt(text, novels):
+    key = joblib.hash(text(novels))
+    assert joblib.hash(text(novels)) == key
+    file = novels / "shelf1" / "22.txt"
+    original = file.read_text()
+    file.write_text(original + "Epilogue.")
+    assert joblib.hash(text(novels)) != key
+    file.write_text(original)
+    assert joblib.hash(text(novels)) == key
+    # Hashing never fails, whatever the path.
+    joblib.hash(text(novels / "missing"))
+
+
+def test_a_worker_reads_the_shards_of_the_run_it_belongs_to(
+        text, novels, tmp_path):
+    dataset = text(novels)
+    expected = sides(dataset)
+    sent = pickle.dumps(dataset)
+    (novels / "shelf1" / "22.txt").write_text("Another ending.")
+    assert sides(pickle.loads(sent)) == expected
+    # On a machine that has neither these shards nor this text:
+    for folder in (tmp_path / "data" / "text").iterdir():
+        folder.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="have changed since this run"):
+        pickle.loads(sent).get_data()
+
+
+def test_an_edited_text_never_gets_cached_results(novels, tmp_path):
+    code = f"""
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from benchopt.runner import run_benchmark
+from benchopt.results import read_results
+from conftest import TINY_OBJECTIVE, TINY_SOLVER, selector
+novels = [*Path({str(novels)!r}).rglob("*.txt")]
+originals = [file.read_text() for file in novels]
+losses = []
+for end in "", "", "Epilogue.", "":
+    for file, original in zip(novels, originals):
+        file.write_text(original + end)
+    results = run_benchmark(
+        {str(ROOT)!r},
+        solver_names=[selector("SGD", TINY_SOLVER)],
+        objective_filters=[selector("nanoGPT", TINY_OBJECTIVE)],
+        dataset_names=[selector("Text", {{"path": {str(novels)!r}}})],
+        max_runs=10_000, plot_result=False,
+        output_file={str(tmp_path / "results.parquet")!r},
+    )
+    losses.append(float(read_results(results).objective_value.iloc[-1]))
+print(json.dumps(losses))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, stdout=subprocess.PIPE,
+        env=os.environ | {
+            "BENCHOPT_DATA_HOME": str(tmp_path / "data"),
+            "BENCHOPT_CACHE": str(tmp_path / "cache"),
+        }, check=True, timeout=300,
+    )
+    first, again, edited, restored = json.loads(done.stdout.splitlines()[-1])
+    assert first == again == restored != edited
+    assert done.stdout.count("(cached)") == 2
