@@ -52,6 +52,7 @@ class Objective(BaseObjective):
         "device": ["auto"],
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
+        "compile": ["auto"],
     }
 
     test_config = {
@@ -127,6 +128,7 @@ class Objective(BaseObjective):
             micro_batch_size=self.micro_batch_size,
             device=self._device,
             dtype=self._dtype,
+            compile=self.compile,
             description=(
                 f"Training on {self._device} ({device_reason}) in "
                 f"{dtype_name(self._dtype)} ({dtype_reason})"

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmark_utils.cross_entropy import linear_cross_entropy
+
 
 class Block(nn.Module):
     """One transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
@@ -112,12 +114,10 @@ class GPT2(nn.Module):
         x = self.token_embedding(inputs) + positions
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.final_norm(x), self.token_embedding.weight)
+        x, head = self.final_norm(x), self.token_embedding.weight
         if targets is None:
-            return logits
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten()
-        )
+            return F.linear(x, head)
+        return linear_cross_entropy(x.flatten(0, 1), head, targets.flatten())
 
     def parameter_roles(self):
         """Every parameter exactly once, by its role in the model.
@@ -138,3 +138,14 @@ class GPT2(nn.Module):
             "head": [],
             "gains_and_biases": [p for p in inner if p.ndim == 1],
         }
+
+    def flops_per_token(self, sequence_length):
+        """Floating-point operations of a forward and backward pass, per
+        token: 6 per weight of a matrix product (the head included), and 12
+        per layer, width and position for attention, which counts the masked
+        half too (Chowdhery et al., "PaLM", 2022, appendix B)."""
+        head = self.token_embedding.weight
+        hidden = self.parameter_roles()["hidden_matrices"]
+        weights = head.numel() + sum(p.numel() for p in hidden)
+        attention = len(self.blocks) * head.shape[1] * sequence_length
+        return 6 * weights + 12 * attention

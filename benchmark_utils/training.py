@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from benchmark_utils.device import (
-    autocast, choose_micro_batch, peak_memory, release_memory, synchronize
+    autocast, choose_compile, choose_micro_batch, peak_memory,
+    release_memory, synchronize
 )
 from benchmark_utils.schedules import (
     check_schedule, evaluation_steps, learning_rate_factor
@@ -74,7 +75,7 @@ class TrainingSolver(BaseSolver):
         return contextlib.nullcontext()
 
     def set_objective(self, make_model, train_loader, eval_every,
-                      micro_batch_size, device, dtype, description):
+                      micro_batch_size, device, dtype, compile, description):
         check_schedule(
             self.num_steps, self.warmup_steps, self.schedule, self.cooldown
         )
@@ -85,7 +86,7 @@ class TrainingSolver(BaseSolver):
             train_loader.rank_batch_size, train_loader.sequence_length,
             device, micro_batch_size,
         )
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._compile = device, dtype, compile
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(
@@ -118,15 +119,16 @@ class TrainingSolver(BaseSolver):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
         self._start()
-        size = self._micro_batch_size
-        inputs, targets = next(
-            self._loader.batches(self._device, stop_step=1)
-        )
         for _ in range(2):
-            self._train_step(inputs[:size], targets[:size])
+            self._train_step(*self._first_micro_batch())
 
     def pre_run_hook(self, callback):
         self._start()
+        if self._compiled:
+            # The fresh model must not be compiled on the clock.
+            for loss in self._micro_losses(*self._first_micro_batch()):
+                loss.backward()
+            self._optimizer.zero_grad(set_to_none=True)
 
     def run(self, callback):
         batches = self._loader.batches(self._device, stop_step=self.num_steps)
@@ -166,6 +168,7 @@ class TrainingSolver(BaseSolver):
         # For optimizers that draw random numbers.
         torch.manual_seed(self._seed)
         self._model = self._make_model()
+        self._compile_model()
         roles = self._model.parameter_roles()
         self._optimizer = self.get_optimizer(roles)
         check_coverage(self._optimizer, self._model)
@@ -263,11 +266,31 @@ class TrainingSolver(BaseSolver):
         elif self._step == 0:
             with torch.no_grad():
                 self._train_loss = sum(
-                    loss.item() for loss in self._micro_losses(*next(
-                        self._loader.batches(self._device, stop_step=1)
-                    ))
+                    loss.item()
+                    for loss in self._micro_losses(*self._first_batch())
                 )
         return self._train_loss
+
+    def _first_batch(self):
+        return next(self._loader.batches(self._device, stop_step=1))
+
+    def _first_micro_batch(self):
+        inputs, targets = self._first_batch()
+        size = self._micro_batch_size
+        return inputs[:size], targets[:size]
+
+    def _compile_model(self):
+        """Compile the fresh model if the run is long enough, in place: what
+        is evaluated is the same module."""
+        flops = self._model.flops_per_token(self._loader.sequence_length) * (
+            self.num_steps * self._loader.tokens_per_step
+        )
+        self._compiled, reason = choose_compile(
+            self._compile, self._device, flops
+        )
+        say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
+        if self._compiled:
+            self._model.compile(dynamic=False)
 
     def _get_state(self):
         """Part of the key under which benchopt caches a run.

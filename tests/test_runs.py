@@ -195,3 +195,31 @@ def test_results_describe_the_run(run):
     assert last.torch_version == torch.__version__
     assert last.num_steps == 10
     assert 10 < last.peak_memory_mib < 10_000
+
+
+@pytest.mark.slow
+def test_compilation_changes_rounding_and_is_not_timed(run):
+    eager = run(objective={"compile": False}, n_repetitions=2)
+    compiled = run(objective={"compile": True}, n_repetitions=2)
+    for rep in (0, 1):
+        np.testing.assert_allclose(
+            measured(compiled, rep=rep), measured(eager, rep=rep), rtol=1e-4
+        )
+    # It takes seconds; ten tiny steps take a fraction of one.
+    assert compiled.time.max() < 1.0
+
+
+def test_bfloat16_follows_float32(run):
+    """200 steps of a small model; the stated bound is 0.02 nats."""
+    solver = {"num_steps": 200, "warmup_steps": 20, "learning_rate": 3e-3}
+    losses = {
+        dtype: run(
+            {"Adam": solver},
+            {"dtype": dtype, "batch_size": 16, "eval_every": 20},
+            {"train_tokens": 150_000},
+        ).value
+        for dtype in ("float32", "bfloat16")
+    }
+    assert losses["float32"].iloc[-1] < 3.7
+    difference = losses["bfloat16"] - losses["float32"]
+    assert 0 < difference.abs().max() < 0.02

@@ -1,0 +1,73 @@
+"""The loss of a language model's head, without all its logits in memory.
+
+The logits of a vocabulary of 50,257 take 200 kB per token in float32, and
+the usual loss keeps three to four copies of them. Here they exist for a
+bounded number of tokens at a time, once, and their gradient is computed along
+the way (as in Hsu et al., "Liger Kernel", 2024).
+"""
+import torch
+
+# Rows of logits at a time: matrix products of this size are at full speed.
+CHUNK_ROWS = 1024
+
+
+def linear_cross_entropy(hidden, weight, targets):
+    """Mean cross-entropy of ``softmax(hidden @ weight.T)``.
+
+    The matrix products are computed in the autocast dtype where autocast is
+    on; softmax, loss and the sum of the weight's gradient in float32.
+
+    Parameters
+    ----------
+    hidden : tensor [rows, width]
+    weight : tensor [vocab_size, width]
+    targets : int64 tensor [rows]
+
+    Returns
+    -------
+    loss : float32 scalar tensor, nats per row
+    """
+    device = hidden.device.type
+    dtype = (
+        torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(device) else hidden.dtype
+    )
+    return _LinearCrossEntropy.apply(
+        hidden.to(dtype), weight, targets, torch.is_grad_enabled()
+    )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, with_gradients):
+        loss = torch.zeros((), device=hidden.device)
+        hidden_grad = torch.empty_like(hidden) if with_gradients else None
+        weight_grad = torch.zeros_like(weight) if with_gradients else None
+        low_weight = weight.to(hidden.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), CHUNK_ROWS):
+                rows = slice(start, start + CHUNK_ROWS)
+                log_probs = torch.log_softmax(
+                    hidden[rows] @ low_weight.T, dim=-1, dtype=torch.float32
+                )
+                row_targets = targets[rows, None]
+                loss -= log_probs.gather(1, row_targets).sum()
+                if with_gradients:
+                    # Of the sum over rows: probabilities - one-hot targets.
+                    grad = log_probs.exp_()
+                    grad.scatter_add_(
+                        1, row_targets, -torch.ones_like(grad[:, :1])
+                    )
+                    grad = grad.to(hidden.dtype)
+                    hidden_grad[rows] = grad @ low_weight
+                    weight_grad += grad.T @ hidden[rows]
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.num_rows = len(hidden)
+        return loss / len(hidden)
+
+    @staticmethod
+    def backward(ctx, loss_grad):
+        hidden_grad, weight_grad = ctx.saved_tensors
+        scale = loss_grad / ctx.num_rows
+        return hidden_grad * scale, weight_grad * scale, None, None
