@@ -1,6 +1,6 @@
 """Any optimizer of the pytorch-optimizer package, by its name.
 
-    -s "pytorch-optimizer[optimizer=adan,options={betas:(0.98,0.92,0.99)}]"
+    -s "pytorch-optimizer[optimizer=adopt,options={betas:(0.9,0.999)}]"
 """
 import contextlib
 
@@ -15,7 +15,7 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer"]
 
     parameters = {
-        "optimizer": ["adopt"],
+        "optimizer": ["adan"],
         "learning_rate": [1e-3],
         "weight_decay": [0.0],
         # Whatever else the optimizer takes, by name: {eps:1e-6}.

@@ -1,0 +1,481 @@
+"""What every solver promises, and every file in ``solvers/`` is held to.
+
+    pytest --solver path/to/mine.py
+
+holds a file from anywhere to the same.
+"""
+import ast
+import functools
+import io
+import platform
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchopt.results import read_results
+from benchopt.utils.run_context import RunContext
+from solver_suite.references import REFERENCES
+from solver_suite.toy import (
+    FACTORS, SHAPES, Toy, distance, relative_error
+)
+
+from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.training import check_coverage
+from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE
+
+GOLDEN_LOSSES = Path(__file__).with_name("golden_losses.txt")
+SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
+# What the training loop does with its parameters is tested there.
+LOOP_PARAMETERS = {
+    "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm"
+}
+# Each part of a method at work within a few steps.
+AT_WORK = {
+    "weight_decay": 0.1, "aux_weight_decay": 0.05,
+    "precondition_frequency": 2, "update_probability": 0.5,
+}
+# How near the first steps come to the reference, relative to their length,
+# where that isn't rounding in float64.
+TOLERANCES = {
+    # The package adds eps before it corrects the bias of the variance.
+    "mars": 2e-4,
+    # A factor of the step is kept in float32.
+    "nadam": 1e-7, "soap": 1e-5, "psgd_kron": 1e-6,
+    # Matrices are orthogonalised in bfloat16, which rounds to 4e-3.
+    "muon": 8e-3, "muonh": 8e-3, "normuon": 8e-3, "scion": 3e-2,
+}
+# What can't be perturbed by a smaller number.
+PERTURBED = {
+    # torch takes none below 1.
+    "adafactor": {"clipping_threshold": 1.1},
+    "any_pytorch_optimizer": {
+        "optimizer": "lion", "options": {"eps": 1e-2},
+    },
+}
+EXCEPTIONS = {
+    ("schedule_free", "steps_are_proportional_to_the_learning_rate"):
+        "the gradient is taken nearer to the average at each step",
+    ("schedule_free", "the_learning_rate_parameter_is_the_peak"):
+        "the weights of the average depend on the peak so far",
+    ("sgd", "weight_decay_is_the_stated_one"):
+        "its weight decay goes through the momentum",
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "solver_file" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("solver")
+        files = [Path(chosen).resolve()] if chosen else SOLVER_FILES
+        metafunc.parametrize(
+            "solver_file", files, ids=[file.stem for file in files]
+        )
+
+
+@pytest.fixture
+def solver_class(solver_file, bench, request):
+    reason = EXCEPTIONS.get((
+        solver_file.stem, request.function.__name__.removeprefix("test_")
+    )) if solver_file in SOLVER_FILES else None
+    if reason:
+        pytest.skip(reason)
+    assert solver_file.exists(), f"There is no {solver_file}."
+    found, = bench.check_solver_patterns([str(solver_file)], class_only=True)
+    if not found.is_installed():
+        pytest.skip(f"needs {', '.join(found.requirements)}")
+    return found
+
+
+@pytest.fixture
+def make(solver_class):
+    """The solver with all its parts at work within a few steps."""
+    def make(**parameters):
+        at_work = {
+            name: value for name, value in AT_WORK.items()
+            if name in solver_class.parameters
+        }
+        return solver_class.get_instance(**(
+            {"num_steps": 20, "warmup_steps": 2} | at_work | parameters
+        ))
+
+    return make
+
+
+def own_parameters(solver_class):
+    return [
+        name for names in solver_class.parameters
+        for name in names.replace(" ", "").split(",")
+        if name not in LOOP_PARAMETERS
+    ]
+
+
+def find_reference(solver_class, solver_file):
+    """Of the benchmark's solvers; of others, ``reference`` in the file."""
+    if solver_file in SOLVER_FILES:
+        return REFERENCES[solver_file.stem]
+    return solver_class.get_optimizer.__globals__.get("reference")
+
+
+# ---------------------------------------------------------------- the file
+
+def test_is_one_short_file(solver_file):
+    """At most 40 lines without comments and docstrings."""
+    source = solver_file.read_text()
+    docstrings = {
+        line for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    reference = {
+        line for node in ast.parse(source).body
+        if getattr(node, "name", "") == "reference"
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    layout = {
+        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
+        tokenize.DEDENT, tokenize.ENDMARKER,
+    }
+    lines = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in layout
+    } - docstrings - reference
+    assert len(lines) <= 40
+
+
+def test_has_name_requirements_and_a_tiny_setting(solver_class):
+    assert isinstance(solver_class.name, str) and "/" not in solver_class.name
+    assert isinstance(solver_class.requirements, list)
+    assert LOOP_PARAMETERS <= set(solver_class.parameters)
+    assert "learning_rate" in solver_class.parameters
+    assert set(solver_class.test_config) <= set(solver_class.parameters)
+    for name in solver_class.parameters:
+        assert not hasattr(solver_class, name), f"{name} is shadowed"
+
+
+# ------------------------------------------------------------ the optimizer
+
+def test_every_parameter_of_the_model_is_optimized_once(make):
+    model = GPT2(64, 16, 2, 2, 16, seed=0)
+    optimizer = make().get_optimizer(model.parameter_roles())
+    check_coverage(optimizer, model)
+    toy = Toy(make())
+    held = [p for g in toy.optimizer.param_groups for p in g["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, toy.parameters))
+
+
+@pytest.mark.parametrize("role, index", [
+    (role, index) for role in SHAPES for index in range(len(SHAPES[role]))
+], ids=lambda value: str(value))
+def test_first_steps_equal_the_paper(
+        make, solver_class, solver_file, role, index):
+    reference = find_reference(solver_class, solver_file)
+    if reference is None:
+        pytest.skip("the file has no function `reference`")
+    # One parameter of the role: random numbers are drawn for it alone.
+    shapes = {
+        other: SHAPES[role][index:index + 1] if other == role
+        else [(4, 4)] if other == "hidden_matrices" else SHAPES[other]
+        for other in SHAPES
+    }
+    solver = make()
+    toy = Toy(solver, shapes)
+    parameter, = toy.roles[role]
+    place = [p is parameter for p in toy.parameters].index(True)
+    gradients = [toy.gradients(t)[place] for t in range(len(FACTORS))]
+    toy.run(len(FACTORS))
+    expected = reference(
+        solver, role, toy.initial[place], gradients, FACTORS
+    )
+    assert not torch.equal(expected, toy.initial[place])
+    error, = relative_error(
+        [parameter.detach()], [expected], [toy.initial[place]]
+    )
+    assert error < TOLERANCES.get(solver_file.stem, 1e-9)
+
+
+def test_every_hyper_parameter_matters(make, solver_class, solver_file):
+    base = Toy(make()).run(6)
+    moved = distance(base.weights(), base.initial)
+    ignored = []
+    for name in own_parameters(solver_class):
+        value = getattr(make(), name)
+        value = PERTURBED.get(solver_file.stem, {}).get(
+            name, perturbed(value)
+        )
+        if value is None:
+            continue
+        other = Toy(make(**{name: value})).run(6).weights()
+        if not distance(base.weights(), other) > 1e-5 * moved:
+            ignored.append(name)
+    assert not ignored
+
+
+def perturbed(value):
+    """Another value near this one; None if it isn't a number."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        if 0.5 < value < 1:
+            return 1 - 1.3 * (1 - value)
+        return 0.9 * value if value else 0.1
+    return None
+
+
+def test_the_learning_rate_parameter_is_the_peak(make, solver_class):
+    """Twice the parameter at half the schedule's factor is the same."""
+    doubled = {
+        name: 2 * getattr(make(), name) for name in own_parameters(
+            solver_class) if name.endswith("learning_rate")
+    }
+    base = Toy(make()).run(3, factor=1.0)
+    other = Toy(make(**doubled)).run(3, factor=0.5)
+    assert distance(base.weights(), other.weights()) < 1e-9 * distance(
+        base.weights(), base.initial
+    )
+
+
+def test_steps_are_proportional_to_the_learning_rate(make):
+    moves = []
+    for factor in (1.0, 0.5, 0.0):
+        toy = Toy(make()).run(2, factor=1.0)
+        before = toy.weights()
+        toy.step(2, factor=factor)
+        moves.append([a - b for a, b in zip(toy.weights(), before)])
+    for whole, half, none in zip(*moves):
+        assert (half - 0.5 * whole).norm() < 0.02 * whole.norm()
+        assert none.norm() < 1e-12 * whole.norm()
+
+
+def test_weight_decay_is_the_stated_one(make, solver_class):
+    """Measured where nothing has moved yet: the difference to a run without
+    is the weights times learning rate and weight decay, or nothing."""
+    for prefix in ("", "aux_"):
+        if f"{prefix}weight_decay" not in own_parameters(solver_class):
+            continue
+        toys = [
+            Toy(make(**{f"{prefix}weight_decay": decay}))
+            .run(2, factor=0.0).run(1, start=2, factor=1.0)
+            for decay in (0.1, 0.0)
+        ]
+        rate = getattr(make(), f"{prefix}learning_rate")
+        shares = [
+            ((without - with_) * initial).sum().item()
+            / (0.1 * rate * initial.square().sum().item())
+            for with_, without, initial in zip(
+                toys[0].weights(), toys[1].weights(), toys[0].initial
+            )
+        ]
+        # Within 1 %: some decay the weights after the step.
+        near = [round(share) for share in shares]
+        assert shares == pytest.approx(near, abs=0.01)
+        assert set(near) in ({1}, {0, 1})
+
+
+def test_computes_the_gradients_once_per_step(make):
+    assert Toy(make()).run(4).calls == 4
+
+
+def test_is_deterministic(make):
+    assert distance(
+        Toy(make(), dtype=torch.float32).run(6).weights(),
+        Toy(make(), dtype=torch.float32).run(6).weights(),
+    ) == 0
+
+
+def test_accumulated_gradients_are_one_gradient(make):
+    assert distance(
+        Toy(make(), dtype=torch.float32).run(4).weights(),
+        Toy(make(), dtype=torch.float32).run(4, parts=2).weights(),
+    ) == 0
+
+
+def test_continues_to_the_bit_from_a_saved_state(make):
+    unbroken = Toy(make(), dtype=torch.float32).run(6)
+    first = Toy(make(), dtype=torch.float32).run(3)
+    file = io.BytesIO()
+    torch.save(first.optimizer.state_dict(), file)
+    file.seek(0)
+    second = Toy(make(), dtype=torch.float32)
+    with torch.no_grad():
+        for p, weight in zip(second.parameters, first.weights()):
+            p.copy_(weight)
+    second.optimizer.load_state_dict(torch.load(file, weights_only=False))
+    before = tensors(first.optimizer.state_dict())
+    after = tensors(second.optimizer.state_dict())
+    assert [t.dtype for t in before] == [t.dtype for t in after]
+    second.run(3, start=3)
+    assert distance(second.weights(), unbroken.weights()) == 0
+
+
+def tensors(state):
+    """All tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict):
+        state = state.values()
+    elif not isinstance(state, (list, tuple)):
+        return []
+    return [tensor for value in state for tensor in tensors(value)]
+
+
+def test_keeps_the_dtype_of_the_parameters(make):
+    for dtype in (torch.float32, torch.float64):
+        toy = Toy(make(), dtype=dtype).run(2)
+        assert {p.dtype for p in toy.parameters} == {dtype}
+
+
+def test_survives_a_gradient_of_a_million_times_the_size(make):
+    toy = Toy(make(), dtype=torch.float32).run(2)
+    toy.step(2, gradients=[1e6 * g for g in toy.gradients(2)])
+    toy.run(2, start=3)
+    before = toy.weights()
+    toy.step(5)
+    assert all(w.isfinite().all() for w in toy.weights())
+    assert distance(toy.weights(), before) > 0
+
+
+# ----------------------------------------------------------------- the runs
+
+@functools.cache
+def train_losses(solver_class, bench):
+    """Losses of 20 steps on the tiny problem, at the solver's defaults."""
+    objective = bench.get_benchmark_objective().get_instance(**TINY_OBJECTIVE)
+    dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
+    solver = solver_class.get_instance(num_steps=20, warmup_steps=2)
+    RunContext().set_run_context(objective, None, solver, 0, base_seed=0)
+    objective.set_data(**dataset.get_instance(**TINY_DATASET).get_data())
+    solver.set_objective(**objective.get_objective())
+    solver.pre_run_hook(None)
+    losses = []
+    solver.run(lambda: losses.append(solver.get_result()["train_loss"]) or 1)
+    solver._release()
+    return losses[1:]
+
+
+def test_trains(solver_class, bench):
+    losses = train_losses(solver_class, bench)
+    assert len(losses) == 20
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def where_losses_are_exact():
+    """All that losses depend on, to the last bit."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ), cpu)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__}, {capability}, {cpu}"
+
+
+def read_golden_losses():
+    lines = GOLDEN_LOSSES.read_text().splitlines()
+    where = lines[0].removeprefix("# ")
+    table = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            stem, *losses = line.split()
+            table[stem] = [float(loss) for loss in losses]
+    return where, table
+
+
+def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
+    """To the last bit where they were recorded, within 1 % elsewhere."""
+    if solver_file not in SOLVER_FILES:
+        pytest.skip("losses are recorded for the benchmark's solvers")
+    where, table = read_golden_losses()
+    losses = train_losses(solver_class, bench)
+    if where == where_losses_are_exact():
+        assert losses == table[solver_file.stem]
+    else:
+        assert losses == pytest.approx(table[solver_file.stem], rel=0.01)
+
+
+def test_a_diverging_run_keeps_its_rows_and_the_next_is_untouched(
+        solver_class, solver_file, run):
+    broken = {
+        name: 1e30 for name in own_parameters(solver_class)
+        if name.endswith("learning_rate")
+    }
+    frame = run({
+        str(solver_file): broken | {"max_grad_norm": 0, "num_steps": 15},
+        "SGD": {},
+    })
+    last = frame[frame.solver_name.str.startswith("SGD")].iloc[-1]
+    rows = frame[frame.solver_name != last.solver_name]
+    if solver_class.name == "SGD":
+        rows = frame[frame.num_steps == 15]
+        last = frame[frame.num_steps == 10].iloc[-1]
+    assert rows.step.iloc[0] == 0 and len(rows) >= 2
+    assert rows.diverged.iloc[0] == 0
+    assert rows.diverged.iloc[-1] == np.isinf(
+        rows[["value", "train_loss"]].iloc[-1]).any()
+    assert not rows[["value", "train_loss", "step"]].isna().any(axis=None)
+    assert (last.value, last.train_loss) == sgd_alone(run)
+
+
+@functools.cache
+def sgd_alone(run):
+    last = run({"SGD": {}}).iloc[-1]
+    return last.value, last.train_loss
+
+
+# ------------------------------------------------------- the field as a whole
+
+def test_golden_losses_are_those_of_the_field(request, bench):
+    if request.config.getoption("solver"):
+        pytest.skip("this is about the benchmark's own solvers")
+    if request.config.getoption("write_golden_losses"):
+        write_golden_losses(bench)
+    assert list(read_golden_losses()[1]) == [f.stem for f in SOLVER_FILES]
+    assert list(REFERENCES) == [f.stem for f in SOLVER_FILES]
+
+
+def write_golden_losses(bench):
+    lines = [
+        f"# {where_losses_are_exact()}",
+        "# Training losses of 20 steps on the tiny problem, float32, one",
+        "# thread. To record them anew:",
+        "#     pytest tests/test_solvers.py --write-golden-losses",
+    ]
+    for file in SOLVER_FILES:
+        solver, = bench.check_solver_patterns([str(file)], class_only=True)
+        losses = train_losses(solver, bench)
+        lines.append(" ".join([file.stem, *map(repr, losses)]))
+    GOLDEN_LOSSES.write_text("\n".join(lines) + "\n")
+
+
+def test_an_absent_package_is_not_installed_and_no_error(tmp_path, request):
+    """Without their packages, solvers are passed over; the others run."""
+    if request.config.getoption("solver"):
+        pytest.skip("this is about the benchmark's own solvers")
+    script = (
+        "import sys\n"
+        "sys.modules['pytorch_optimizer'] = None\n"
+        "sys.modules['schedulefree'] = None\n"
+        "from benchopt.cli.main import run\n"
+        "run(sys.argv[1:])\n"
+    )
+    result = subprocess.run([
+        sys.executable, "-c", script, str(ROOT),
+        "--config", str(ROOT / "configs" / "smoke.yml"), "--no-plot",
+        "--no-cache", "--output", str(tmp_path / "results"),
+        "-s", "Lion", "-s", "schedule-free adamw",
+        "-s", "SGD[num_steps=10,warmup_steps=2]",
+    ], capture_output=True, text=True)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert output.count("not installed") == 2
+    results = read_results(tmp_path / "results.parquet")
+    assert {name.partition("[")[0] for name in results.solver_name} == {"SGD"}
