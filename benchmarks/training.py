@@ -1,0 +1,324 @@
+"""How fast the benchmark trains and evaluates, side by side in one run.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --micro-batch 1 4 --repetitions 5 --json
+
+Every variant is a process of its own, so that its peak memory is its own. The
+variants take turns, one step each, so that a machine whose speed drifts
+treats all alike. A step is forward, backward and optimizer on one
+micro-batch. The ceiling is the rate at which this machine multiplies matrices
+of the model's own shapes, forward and backward, measured in the same rounds;
+GFLOP/s count 6 per weight and token and 12 per layer, width and position (see
+GPT2.flops_per_token). Runs unchanged where there is a GPU.
+"""
+import argparse
+import contextlib
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchopt.benchmark import Benchmark
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmark_utils.device import (  # noqa: E402
+    choose_device, peak_memory, release_memory, synchronize
+)
+from benchmark_utils.gpt2 import GPT2  # noqa: E402
+from benchmark_utils.shards import TokenShards, write_shard  # noqa: E402
+
+VOCAB_SIZE = 50257
+# Baseline first: the others are quoted as multiples of its speed.
+VARIANTS = {
+    "plain float32": "PyTorch as it comes: eager, GELU spelled out, all "
+                     "logits, AdamW's defaults, memory returned to the system",
+    "transformers": "Hugging Face's GPT-2 with torch.optim.AdamW, float32",
+    "float32": "ours",
+    "float32 compiled": "ours",
+    "bfloat16": "ours",
+    "bfloat16 compiled": "ours",
+    "evaluate float32": "ours, forward only",
+    "evaluate bfloat16": "ours, forward only",
+    "matmul float32": "the ceiling: the model's matrix products alone",
+    "matmul bfloat16": "the ceiling: the model's matrix products alone",
+    "forward matmul bfloat16": "the ceiling of an evaluation",
+}
+
+
+def make_step(variant, shape, rows, device):
+    """The work of one variant: a function to be timed, without arguments."""
+    sequence_length = shape["context_length"]
+    tokens = torch.randint(
+        VOCAB_SIZE, (rows, sequence_length + 1), device=device
+    )
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if "matmul" in variant:
+        return matmul_step(variant, shape, rows * sequence_length, device)
+    if variant == "plain float32":
+        return plain_step(shape, inputs, targets, device)
+    if variant == "transformers":
+        return transformers_step(shape, inputs, targets, device)
+    solver, objective = set_up(variant, shape, rows)
+    if variant.startswith("evaluate"):
+        return lambda: objective._evaluate(solver._model)
+    return lambda: solver._train_step(inputs, targets)
+
+
+def set_up(variant, shape, rows):
+    """The benchmark's own objects, ready to train on random tokens."""
+    bench = Benchmark(ROOT, no_cache=True)
+    length = shape["context_length"]
+    objective = bench.get_benchmark_objective().get_instance(
+        **shape, sequence_length=length, batch_size=rows,
+        micro_batch_size=rows, val_tokens=max(4, rows) * length,
+        dtype=next(word for word in variant.split() if "float" in word),
+        compile="compiled" in variant,
+    )
+    Solver, = bench.check_solver_patterns(["Adam"], class_only=True)
+    solver = Solver.get_instance(num_steps=10_000)
+    solver.get_seed = objective.get_seed = lambda **_: 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.bin"
+        write_shard(path, [np.random.default_rng(0).integers(
+            VOCAB_SIZE, size=max(4, rows) * length + 1
+        )])
+        shards = TokenShards([path], VOCAB_SIZE)
+        objective.set_data(shards, shards, 0.0, None, repeat=True)
+        solver.set_objective(**objective.get_objective())
+        solver.pre_run_hook(None)
+        objective._evaluate(solver._model)
+    return solver, objective
+
+
+def plain_step(shape, inputs, targets, device):
+    def gelu(x, approximate):
+        inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
+        return 0.5 * x * (1.0 + torch.tanh(inner))
+
+    torch.nn.functional.gelu = gelu
+    model = GPT2(VOCAB_SIZE, **shape).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        logits = model(inputs)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten()
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def transformers_step(shape, inputs, targets, device):
+    import transformers
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        n_layer=shape["n_layer"], n_head=shape["n_head"],
+        n_embd=shape["n_embd"], n_positions=shape["context_length"],
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+    )).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        logits = model(inputs).logits
+        torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten()
+        ).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def matmul_step(variant, shape, rows, device):
+    """Each matrix product of a step once, into memory that is there already:
+    forward, gradient of the input, gradient of the weight."""
+    dtype = getattr(torch, variant.split()[-1])
+    width = shape["n_embd"]
+    shapes = {
+        (width, 3 * width): shape["n_layer"], (width, width): shape["n_layer"],
+        (width, 4 * width): shape["n_layer"],
+        (4 * width, width): shape["n_layer"], (width, VOCAB_SIZE): 1,
+    }
+    products = []
+    for (fan_in, fan_out), count in shapes.items():
+        x = torch.randn(rows, fan_in, dtype=dtype, device=device)
+        w = torch.randn(fan_out, fan_in, dtype=dtype, device=device)
+        y = torch.randn(rows, fan_out, dtype=dtype, device=device)
+        out = [torch.empty_like(y), torch.empty_like(x), torch.empty_like(w)]
+        pairs = [(x, w.T), (y, w), (y.T, x)]
+        if variant.startswith("forward"):
+            pairs = pairs[:1]
+        products += [(a, b, o) for (a, b), o in zip(pairs, out)] * count
+
+    def step():
+        for a, b, out in products:
+            torch.mm(a, b, out=out)
+
+    return step
+
+
+def work(pipe, variant, shape, rows):
+    """A process: time one step whenever asked to; stop when told to."""
+    device, _ = choose_device()
+    with contextlib.redirect_stdout(None):
+        step = make_step(variant, shape, rows, device)
+        step()
+    release_memory(device)
+    for _ in iter(pipe.recv, None):
+        synchronize(device)
+        start = time.perf_counter()
+        step()
+        synchronize(device)
+        pipe.send((time.perf_counter() - start, peak_memory(device)))
+
+
+def flops(variant, shape, rows):
+    """Of one step of a variant."""
+    length = shape["context_length"]
+    weights = VOCAB_SIZE * shape["n_embd"] + (
+        12 * shape["n_layer"] * shape["n_embd"]**2
+    )
+    per_token = 6 * weights
+    if "matmul" not in variant:
+        per_token += 12 * shape["n_layer"] * shape["n_embd"] * length
+    if variant.startswith("evaluate"):
+        return per_token / 3 * max(4, rows) * length
+    if variant.startswith("forward"):
+        per_token /= 3
+    return per_token * rows * length
+
+
+def measure(variants, shape, rows, repetitions):
+    """Seconds per step [repetitions] and peak bytes of each variant."""
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for variant in variants:
+        pipe, end = context.Pipe()
+        process = context.Process(
+            target=work, args=(end, variant, shape, rows), daemon=True
+        )
+        process.start()
+        workers[variant] = pipe, process
+    seconds = {variant: [] for variant in variants}
+    peak = {}
+    # The first round is warm-up.
+    for round_ in range(repetitions + 1):
+        for variant, (pipe, _) in workers.items():
+            pipe.send(True)
+            elapsed, peak[variant] = pipe.recv()
+            if round_:
+                seconds[variant].append(elapsed)
+    for pipe, process in workers.values():
+        pipe.send(None)
+        process.join()
+    return seconds, peak
+
+
+def summarise(variants, shape, rows, seconds, peak):
+    """One row of the table per variant, as dictionaries."""
+    length = shape["context_length"]
+    rates = {
+        variant: flops(variant, shape, rows)
+        / statistics.median(seconds[variant]) / 1e9
+        for variant in variants
+    }
+    baseline = statistics.median(seconds[variants[0]])
+    table = []
+    for variant in variants:
+        median = statistics.median(seconds[variant])
+        evaluated = variant.startswith("evaluate")
+        dtype = "bfloat16" if "bfloat16" in variant else "float32"
+        ceiling = rates.get(
+            f"{'forward ' if evaluated else ''}matmul {dtype}"
+        )
+        tokens = (max(4, rows) if evaluated else rows) * length
+        table.append({
+            "variant": variant, "rows": rows, **shape, "seconds": median,
+            "fastest": min(seconds[variant]),
+            "slowest": max(seconds[variant]),
+            "tokens_per_second": tokens / median,
+            "gflops": rates[variant],
+            "share_of_ceiling": ceiling and rates[variant] / ceiling,
+            "speed_up": baseline / median,
+            "peak_mib": peak[variant] / 2**20,
+        })
+    return table
+
+
+def print_table(table):
+    print(f"{'':24}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
+          f"{'GFLOP/s':>9}{'ceiling':>9}{'x plain':>9}{'peak MiB':>10}")
+    for row in table:
+        spread = f"[{row['fastest']:.2f}-{row['slowest']:.2f}]"
+        share = row["share_of_ceiling"]
+        print(
+            f"{row['variant']:24}{row['seconds']:8.3f}  {spread:15}"
+            f"{row['tokens_per_second']:9.0f}{row['gflops']:9.0f}"
+            f"{f'{share:.0%}' if share else '':>9}"
+            f"{row['speed_up']:9.2f}{row['peak_mib']:10.0f}"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Variants: " + "; ".join(
+            f"{name} ({what})" for name, what in VARIANTS.items()
+        ),
+    )
+    parser.add_argument("--micro-batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS),
+                        choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--n-layer", type=int, default=12)
+    parser.add_argument("--n-head", type=int, default=12)
+    parser.add_argument("--n-embd", type=int, default=768)
+    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--no-scaling", action="store_true",
+                        help="skip the table of sizes, lengths and batches")
+    parser.add_argument("--json", action="store_true",
+                        help="print one JSON list instead of tables")
+    options = parser.parse_args()
+    shape = {
+        "n_layer": options.n_layer, "n_head": options.n_head,
+        "n_embd": options.n_embd, "context_length": options.sequence_length,
+    }
+    problems = [
+        (options.variants, shape, rows) for rows in options.micro_batch
+    ]
+    if not options.no_scaling:
+        problems += [
+            (["bfloat16"], shape | change, rows) for change, rows in [
+                ({"n_layer": 3}, 4), ({"n_layer": 6}, 4),
+                ({"n_embd": 384, "n_head": 6}, 4),
+                ({"context_length": 256}, 4), ({"context_length": 256}, 16),
+                ({"context_length": 512}, 4),
+            ]
+        ]
+    tables = []
+    for variants, size, rows in problems:
+        table = summarise(
+            variants, size, rows,
+            *measure(variants, size, rows, options.repetitions),
+        )
+        tables += table
+        if not options.json:
+            print(f"\n{rows} x {size['context_length']} tokens, "
+                  f"{size['n_layer']} layers of width {size['n_embd']}, "
+                  f"{choose_device()[0]}")
+            print_table(table)
+    if options.json:
+        print(json.dumps(tables, indent=1))
+
+
+if __name__ == "__main__":
+    main()
