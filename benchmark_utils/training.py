@@ -6,6 +6,7 @@ another solver must not do differently is here.
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import torch
@@ -296,9 +297,15 @@ class TrainingSolver(BaseSolver):
         """Part of the key under which benchopt caches a run.
 
         The key covers the files of the components; the results also depend
-        on the code they share and on torch.
+        on the code they share and on the packages that do the work.
         """
-        return {"code": code_hash(), "torch": torch.__version__}
+        packages = ["torch"] + [
+            requirement.split("::")[-1]
+            for requirement in self.requirements or []
+        ]
+        return {"code": code_hash(), "versions": [
+            (package, installed_version(package)) for package in packages
+        ]}
 
     def __setstate__(self, state):
         """Nothing to restore: the state is there for the cache key."""
@@ -342,6 +349,15 @@ def code_hash():
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def installed_version(package):
+    """The version of an installed distribution, None if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache

@@ -283,3 +283,15 @@ def test_micro_batch_divides_the_rows_and_suits_the_device():
     assert max_micro_batch(1024, cuda) * 1024 < 65_536
     with pytest.raises(ValueError, match="micro_batch_size=3 .* 8 rows"):
         choose_micro_batch(8, 16, cpu, 3)
+
+
+def test_the_cache_key_has_the_versions_of_what_is_measured():
+    state = PlainAdam()._get_state()
+    assert state["versions"] == [("torch", torch.__version__)]
+
+    class Other(PlainAdam):
+        requirements = ["pip::pytest", "conda-forge::no-such-package"]
+
+    assert Other()._get_state()["versions"][1:] == [
+        ("pytest", pytest.__version__), ("no-such-package", None)
+    ]
