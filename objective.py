@@ -125,6 +125,7 @@ class Objective(BaseObjective):
             ),
             train_loader=self._train_loader,
             eval_every=self.eval_every,
+            val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
             device=self._device,
             dtype=self._dtype,

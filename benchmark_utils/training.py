@@ -75,7 +75,7 @@ class TrainingSolver(BaseSolver):
         """
         return contextlib.nullcontext()
 
-    def set_objective(self, make_model, train_loader, eval_every,
+    def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, device, dtype, compile, description):
         check_schedule(
             self.num_steps, self.warmup_steps, self.schedule, self.cooldown
@@ -94,6 +94,15 @@ class TrainingSolver(BaseSolver):
             f"{description}, {train_loader.tokens_per_step} tokens per step "
             f"in micro-batches of {self._micro_batch_size} x "
             f"{train_loader.sequence_length}"
+        )
+        # A forward pass is a third of a training step's work.
+        evaluation = len(self._evaluations) * val_tokens / 3
+        training = self.num_steps * train_loader.tokens_per_step
+        say_once(
+            f"{self.num_steps} steps, {len(self._evaluations)} evaluations of "
+            f"{val_tokens} tokens: about "
+            f"{evaluation / (evaluation + training):.0%} of the time is "
+            "evaluation (val_tokens and eval_every decide)"
         )
 
     def describe_limits(self, max_runs, timeout):

@@ -54,6 +54,7 @@ def trained(loader):
         vars(solver).update(attributes)
         solver.set_objective(
             make_model=make_model, train_loader=loader, eval_every=100,
+            val_tokens=64,
             micro_batch_size=micro_batch_size, device=torch.device("cpu"),
             dtype=attributes.pop("dtype", torch.float32),
             compile=attributes.pop("compile", False), description="test",
@@ -183,6 +184,7 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
     solver = Extrapolated()
     solver.set_objective(
         make_model=make_model, train_loader=loader, eval_every=2,
+        val_tokens=64,
         micro_batch_size="auto", device=torch.device("cpu"),
         dtype=torch.float32, compile=False, description="test",
     )
