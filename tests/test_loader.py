@@ -326,8 +326,8 @@ def test_tokens_travel_to_cuda_as_they_are_stored(monkeypatch):
             return tensor
         return real_to(tensor, target, **options)
 
-    def empty(*shape, pin_memory, **options):
-        tensor = real_empty(*shape, **options)
+    def empty(shape, pin_memory, **options):
+        tensor = real_empty(shape, **options)
         tensor.pinned = pin_memory
         return tensor
 
@@ -335,7 +335,10 @@ def test_tokens_travel_to_cuda_as_they_are_stored(monkeypatch):
     monkeypatch.setattr(torch, "empty", empty)
     loader = BatchLoader(Counting(60_000), 8, 8)
     assert_same(loader.batches("cuda"), windows(loader.shards.arrays, 8, 8))
-    assert transfers == [(torch.uint16, True, {"non_blocking": True})]
+    assert transfers and all(
+        transfer == (torch.uint16, True, {"non_blocking": True})
+        for transfer in transfers
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -371,6 +374,19 @@ def test_whoever_stops_leaves_no_thread_behind(how):
     loader = BatchLoader(Counting(60_000), 8, 8)
     stop_after(loader.batches(), how)
     assert loader_threads() == []
+
+
+def test_the_first_step_waits_for_no_other(monkeypatch):
+    loader = BatchLoader(Counting(60_000), 8, 8)
+    sizes = []
+    read = loader._read
+    monkeypatch.setattr(loader, "_read", lambda *block, pin: (
+        sizes.append(block[2]), read(*block, pin=pin)
+    )[1])
+    list(loader.batches())
+    assert sizes[0] == 1 and sum(sizes) == len(loader) > 900
+    # Later steps are read together.
+    assert len(sizes) < 20
 
 
 def test_an_error_while_reading_reaches_the_training_loop(monkeypatch):
