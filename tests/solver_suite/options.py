@@ -1,6 +1,6 @@
 """Options of pytest for the suite that every solver passes.
 
-``pytest --solver path/to/mine.py`` puts a file from anywhere through it, and
+``pytest --solver=path/to/mine.py`` puts a file from anywhere through it, and
 prints which promises the solver keeps. ``--write-golden-losses`` records the
 losses of the solvers anew.
 """

@@ -1,0 +1,169 @@
+"""Tune solvers by one protocol, and keep a ledger of every trial.
+
+    python benchmarks/tune.py configs/tune.yml
+    python benchmarks/tune.py configs/tune.yml -s Muon -s path/to/mine.py
+
+Trials that the ledger holds already are not run again: what was broken off
+is continued, and on the same machine an emptied ledger comes back the same.
+The best setting of each solver is printed as a line for a run configuration.
+"""
+import argparse
+import contextlib
+import csv
+import io
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from benchopt.benchmark import Benchmark
+from benchopt.cli.main import run
+from benchopt.results import read_results
+from scipy.stats import qmc
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = [
+    "solver", "trial", "seed", "learning_rate", "weight_decay", "val_loss",
+    "seconds", "torch",
+]
+
+
+def sample(ranges, trials, seed):
+    """Settings of a solver: points of a scrambled Sobol sequence.
+
+    Parameters
+    ----------
+    ranges : dict of str to [low, high]
+    trials : int
+    seed : int
+
+    Returns
+    -------
+    settings : list of dict of str to float, rounded to three digits
+    """
+    low, high = np.log(np.array(list(ranges.values()), float)).T
+    points = qmc.Sobol(len(ranges), rng=seed).random(trials)
+    return [
+        {
+            name: float(f"{value:.3g}")
+            for name, value in zip(ranges, np.exp(low + point * (high - low)))
+        }
+        for point in points
+    ]
+
+
+def split_ranges(ranges):
+    """What of a solver's entry is to be tuned, and what is fixed for it."""
+    tuned = {k: v for k, v in ranges.items() if isinstance(v, list)}
+    return tuned, {k: v for k, v in ranges.items() if k not in tuned}
+
+
+def selector(benchmark, solver, protocol, setting):
+    """The solver with a setting, as benchopt's command line names it."""
+    known, = benchmark.check_solver_patterns([solver], class_only=True)
+    _, own = split_ranges(protocol["ranges"][solver])
+    parameters = {
+        name: value for name, value in (protocol["fixed"] | own).items()
+        if name in known.parameters
+    } | setting
+    options = ",".join(f"{k}={v}" for k, v in parameters.items())
+    return f"{solver}[{options}]"
+
+
+def run_trial(benchmark, solver, protocol, setting):
+    """Train once; the last validation loss and the seconds it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "trial.parquet"
+        with contextlib.redirect_stdout(io.StringIO()) as log:
+            run([
+                str(ROOT), "-d", protocol["dataset"],
+                "-o", protocol["objective"],
+                "-s", selector(benchmark, solver, protocol, setting),
+                "--seed", str(protocol["seed"]), "--no-timeout",
+                "--max-runs", "100000", "--no-cache", "--no-plot",
+                "--output", str(output),
+            ], standalone_mode=False)
+        if not output.exists():
+            raise RuntimeError(log.getvalue())
+        last = read_results(output).iloc[-1]
+    if last.objective_step < last.objective_num_steps:
+        return math.inf, float(last.time)
+    return float(last.objective_value), float(last.time)
+
+
+def read_ledger(path):
+    """Rows of the ledger: dict with the columns as str."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path, row):
+    """Add a row to the ledger, on disk before the next trial starts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def best(rows, solver):
+    """The setting of a solver's trial with the lowest loss."""
+    row = min(
+        (row for row in rows if row["solver"] == solver),
+        key=lambda row: float(row["val_loss"]),
+    )
+    return {
+        name: float(row[name])
+        for name in ("learning_rate", "weight_decay") if row[name]
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("protocol", type=Path)
+    parser.add_argument(
+        "-s", "--solver", action="append",
+        help="tune only this one: a key under `ranges` of the protocol",
+    )
+    arguments = parser.parse_args()
+    protocol = yaml.safe_load(arguments.protocol.read_text())
+    solvers = arguments.solver or list(protocol["ranges"])
+    missing = set(solvers) - set(protocol["ranges"])
+    if missing:
+        parser.error(f"no ranges for {missing} in {arguments.protocol}")
+    # Tiny models gain nothing from threads, and losses depend on them.
+    torch.set_num_threads(1)
+    benchmark = Benchmark(ROOT, no_cache=True)
+    ledger = ROOT / protocol["ledger"]
+    done = {(row["solver"], row["trial"]) for row in read_ledger(ledger)}
+    settings = {
+        solver: sample(
+            split_ranges(protocol["ranges"][solver])[0], protocol["trials"],
+            protocol["seed"],
+        ) for solver in solvers
+    }
+    for trial in range(protocol["trials"]):
+        for solver in solvers:
+            if (solver, str(trial)) in done:
+                continue
+            setting = settings[solver][trial]
+            loss, seconds = run_trial(benchmark, solver, protocol, setting)
+            append(ledger, dict(
+                solver=solver, trial=trial, seed=protocol["seed"],
+                val_loss=loss, seconds=round(seconds, 1),
+                torch=torch.__version__, **setting,
+            ))
+            print(f"{solver}, trial {trial}: {setting} {loss:.4f}", flush=True)
+    rows = read_ledger(ledger)
+    for solver in solvers:
+        print("-", selector(benchmark, solver, protocol, best(rows, solver)))
+
+
+if __name__ == "__main__":
+    main()
