@@ -43,10 +43,12 @@ FILES = {
     "big.bin": np.random.default_rng(3).bytes(BIG),
 }
 SMALL = ["a.bin", "b.bin"]
+# A client that would have to read a file fails.
+NOT_READ = "stamps.sha_fileobj = None"
 
 CLIENT = """
 import json, sys
-from benchmark_utils import hub, transfer
+from benchmark_utils import hub, stamps, transfer
 transfer.RETRY_WAITS = (0.1, 0.1, 0.1)
 {setup}
 folder, revision, *names = sys.argv[1:]
@@ -162,7 +164,7 @@ def test_a_person_sees_one_progress_bar(hub, start, tmp_path):
 def test_stamped_files_are_neither_asked_for_nor_read(hub, fetch, tmp_path):
     fetch(hub, tmp_path / "data", SMALL)
     hub.requests.clear()
-    answer = fetch(hub, tmp_path / "data", SMALL, setup="hub._sha256 = None")
+    answer = fetch(hub, tmp_path / "data", SMALL, setup=NOT_READ)
     assert answer.paths
     assert answer.output == ""
     assert hub.requests == []
@@ -182,7 +184,7 @@ def test_files_placed_by_hand_are_verified_and_kept(hub, fetch, tmp_path):
     assert answer.output == f"Verifying 2 files in {tmp_path}\n"
     assert hub.bytes_sent == 0
     # And only once.
-    assert fetch(hub, tmp_path, SMALL, setup="hub._sha256 = None").paths
+    assert fetch(hub, tmp_path, SMALL, setup=NOT_READ).paths
 
 
 def test_a_file_that_was_touched_is_verified_again(hub, fetch, tmp_path):
@@ -262,11 +264,22 @@ def test_a_download_cut_off_is_continued(hub, fetch, tmp_path, fault):
     ]
 
 
+def test_any_number_of_faults_is_survived_while_there_is_progress(
+    hub, fetch, tmp_path
+):
+    _, files = hub.revisions["main"]
+    files["huge.bin"] = np.random.default_rng(4).bytes(6 * PIECE)
+    hub.faults["huge.bin"] = [f"reset {PIECE + 1000}"] * 5
+    assert fetch(hub, tmp_path / "data", ["huge.bin"]).paths
+    assert_complete(tmp_path / "data", ["huge.bin"], files)
+    assert len(hub.asked("cdn", "huge.bin")) == 6
+
+
 def test_a_download_given_up_is_continued_later(hub, fetch, tmp_path):
     hub.faults["big.bin"] = ["cut 11000000"] + ["500"] * 4
     answer = fetch(hub, tmp_path / "data", ["big.bin"])
     assert "The Hub can't be reached (HfHubHTTPError" in answer.error
-    assert "500 Internal Server Error" in answer.error
+    assert "500" in answer.error
     assert not (tmp_path / "data" / "big.bin").exists()
     assert fetch(hub, tmp_path / "data", ["big.bin"]).paths
     assert hub.asked("cdn", "big.bin")[-1].range == f"bytes={PIECE}-"
@@ -365,17 +378,20 @@ def test_without_a_hub_the_error_says_what_from_where_and_how(
 ):
     nobody = NoHub()
     answer = fetch(nobody, tmp_path, SMALL)
-    assert re.fullmatch(re.escape(
+    assert re.sub(r"\(Connect.* refused.*\)", "(...)", answer.error) == (
         f"HubUnavailable 2 of 2 files are missing or wrong in {tmp_path}:\n"
         "  a.bin: missing\n"
         "  b.bin: missing\n"
-        "The Hub can't be reached (ConnectError: [Errno 111] Connection "
-        f"refused). Where it can, fetch {nobody.url}/datasets/{REPO}/resolve"
-        f"/main/<file> and put the files into {tmp_path} under their names.\n"
-    ), answer.error)
+        "The Hub can't be reached (...). Where it can, fetch "
+        f"{nobody.url}/datasets/{REPO}/resolve/main/<file> and put the files "
+        f"into {tmp_path} under their names.\n"
+    )
     # With the record of an earlier time, also how large.
     fetch(hub, tmp_path, ["a.bin"])
-    answer = fetch(nobody, tmp_path, SMALL, environment=OFFLINE)
+    answer = fetch(
+        nobody, tmp_path, SMALL, environment=OFFLINE,
+        setup="transfer.RETRY_WAITS = (99, 99, 99)",
+    )
     assert "1 of 2 files are missing" in answer.error
     assert "  b.bin: missing (20,000 bytes)\n" in answer.error
     assert "offline mode is enabled" in answer.error
@@ -400,6 +416,16 @@ def test_files_of_unknown_origin_are_used_when_there_is_no_hub(
     )
 
 
+def test_files_of_unknown_origin_are_not_kept_waiting_by_an_ill_hub(
+    hub, fetch, tmp_path
+):
+    (tmp_path / "a.bin").write_bytes(b"mine")
+    hub.faults["record"] = ["503"] * 9
+    answer = fetch(hub, tmp_path, ["a.bin"])
+    assert answer.paths and "503" in answer.output
+    assert len(hub.asked("hub", "main")) == 1
+
+
 def test_fetched_files_need_no_network(hub, fetch, tmp_path):
     fetch(hub, tmp_path / "data", SMALL)
     assert fetch(NoHub(), tmp_path / "data", SMALL).paths
@@ -409,6 +435,7 @@ def test_fetched_files_need_no_network(hub, fetch, tmp_path):
     (tmp_path / "data" / "a.bin").write_bytes(b"broken")
     answer = fetch(NoHub(), tmp_path / "data", SMALL)
     assert "a.bin: 6 bytes instead of 10,000 (10,000 bytes)" in answer.error
+    assert answer.stderr == ""
     assert (tmp_path / "data" / "a.bin").read_bytes() == b"broken"
 
 
@@ -495,7 +522,7 @@ def test_a_stamped_folder_that_can_not_be_written_is_not_read_again(
     for path in [*(read_only / ".hub").iterdir(), read_only / ".hub"]:
         path.chmod(0o555)
     answer = fetch(
-        NoHub(), read_only, SMALL, setup="hub._sha256 = None",
+        NoHub(), read_only, SMALL, setup=NOT_READ,
         preexec_fn=drop_privileges,
     )
     assert answer.paths and answer.output == ""
