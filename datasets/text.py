@@ -3,9 +3,13 @@
     benchopt run . -d "Text[path=~/novels]"
     benchopt run . -d "Text[path='corpus/**/*.md',tokenizer=gpt2]"
 
-One file is one document. Each is led by the tokenizer's separator, as in
-FineWeb's shards. Without a path, the text is the sources and documentation
-of Python's standard library.
+One file is one document, and one in ten is for validation. Without a path,
+the text is the sources and documentation of Python's standard library.
+
+Documents are cut into passages about as long as FineWeb's documents are, each
+led by the tokenizer's separator as these are, and the passages are shuffled:
+batches are read in order, and a long file would fill hundreds of small ones
+with nothing else.
 """
 import glob
 import hashlib
@@ -28,6 +32,8 @@ from benchmark_utils.tokenizers import SEPARATORS, make_encoder
 FORMAT_VERSION = 1
 # One document in so many is for validation.
 VALIDATION_SHARE = 10
+# Characters in a passage, at most.
+PASSAGE_LENGTH = 2048
 # The prefixes of the shards' names.
 SIDES = "text_train", "text_val"
 # Beside the shards: documents and tokens on each side.
@@ -132,10 +138,10 @@ class Dataset(BaseDataset):
         documents, self._skipped = read_documents(self.path)
         if len(documents) < 2:
             raise ValueError(
-                f"path={self.path} gives {len(documents)} documents (files of "
-                "UTF-8 text that are not empty, each content once); training "
-                "and validation need at least one each. Cut large files into "
-                "several."
+                f"path={self.path} gives {len(documents)} document(s): files "
+                "of UTF-8 text that are not empty, each content once. "
+                "Training and validation need at least one each. Cut large "
+                "files into several."
             )
         content = hashlib.sha256("\n".join(
             [f"{FORMAT_VERSION} {self.tokenizer}", *documents]
@@ -161,13 +167,14 @@ class Dataset(BaseDataset):
             for side, part in zip(
                 SIDES, (documents[num_val:], documents[:num_val])
             ):
-                paths = write_shards(
-                    temporary, side, tokenize(part, encode, separator),
-                    separator + 1,
+                tokens = (
+                    ids for passage in read_passages(part)
+                    for ids in ([separator], encode(passage))
                 )
-                shards = TokenShards(paths, separator + 1)
+                paths = write_shards(temporary, side, tokens, separator + 1)
                 corpus[side] = {
-                    "documents": len(part), "tokens": shards.num_tokens
+                    "documents": len(part),
+                    "tokens": TokenShards(paths, separator + 1).num_tokens,
                 }
             (temporary / CORPUS_FILE).write_text(json.dumps(corpus, indent=1))
             try:
@@ -242,13 +249,21 @@ def list_files(path):
     return sorted(file for file in files if file.is_file())
 
 
-def tokenize(documents, encode, separator):
-    """Yield the tokens of each (SHA-256, file), led by the separator."""
+def read_passages(documents):
+    """Cut the texts of (SHA-256, file) pairs into passages.
+
+    Returns a list of str. Its order looks random and is that of hashes, the
+    same on every machine.
+    """
+    passages = []
     for digest, file in documents:
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(
                 f"{file} was changed while it was read. Run again."
             )
-        yield [separator]
-        yield encode(data.decode())
+        text = data.decode()
+        for start in range(0, len(text), PASSAGE_LENGTH):
+            key = hashlib.sha256(f"{digest} {start}".encode()).digest()
+            passages.append((key, text[start:start + PASSAGE_LENGTH]))
+    return [passage for _, passage in sorted(passages)]
