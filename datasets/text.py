@@ -6,10 +6,10 @@
 One file is one document, and one in ten is for validation. Without a path,
 the text is the sources and documentation of Python's standard library.
 
-Documents are cut into passages about as long as FineWeb's documents are, each
-led by the tokenizer's separator as these are, and the passages are shuffled:
+Documents are cut into passages as long as FineWeb's median document, each led
+by the tokenizer's separator as these are, and the passages are shuffled:
 batches are read in order, and a long file would fill hundreds of small ones
-with nothing else.
+with nothing else. Shuffling takes as much memory as there is text.
 """
 import glob
 import hashlib
@@ -236,7 +236,7 @@ def list_files(path):
             for file in [root / f"{module}.py", *(root / module).rglob("*.py")]
             if not TEST_FOLDERS & set(file.relative_to(root).parts)
         ]
-    elif (folder := Path(path).expanduser()).is_dir():
+    elif (folder := Path(str(path)).expanduser()).is_dir():
         files = [
             file for file in folder.rglob("*")
             if not any(
