@@ -39,12 +39,12 @@ AT_WORK = {
     "precondition_frequency": 2, "update_probability": 0.5,
 }
 # How near the first steps come to the reference, relative to their length,
-# where that isn't rounding in float64.
+# where that is more than some scalar in float32.
 TOLERANCES = {
     # The package adds eps before it corrects the bias of the variance.
     "mars": 2e-4,
-    # A factor of the step is kept in float32.
-    "nadam": 1e-7, "soap": 1e-5, "psgd_kron": 1e-6,
+    # Bases and preconditioners are computed in float32.
+    "soap": 1e-5, "psgd_kron": 1e-6,
     # Matrices are orthogonalised in bfloat16, which rounds to 4e-3.
     "muon": 8e-3, "muonh": 8e-3, "normuon": 8e-3, "scion": 3e-2,
 }
@@ -114,7 +114,7 @@ def own_parameters(solver_class):
 
 def find_reference(solver_class, solver_file):
     """Of the benchmark's solvers; of others, ``reference`` in the file."""
-    if solver_file in SOLVER_FILES:
+    if solver_file in SOLVER_FILES and solver_file.stem in REFERENCES:
         return REFERENCES[solver_file.stem]
     return solver_class.get_optimizer.__globals__.get("reference")
 
@@ -172,10 +172,11 @@ def test_every_parameter_of_the_model_is_optimized_once(make):
     (role, index) for role in SHAPES for index in range(len(SHAPES[role]))
 ], ids=lambda value: str(value))
 def test_first_steps_equal_the_paper(
-        make, solver_class, solver_file, role, index):
+        make, solver_class, solver_file, role, index, request):
     reference = find_reference(solver_class, solver_file)
-    if reference is None:
+    if reference is None and request.config.getoption("solver"):
         pytest.skip("the file has no function `reference`")
+    assert reference, "Add one to tests/solver_suite/references.py."
     # One parameter of the role: random numbers are drawn for it alone.
     shapes = {
         other: SHAPES[role][index:index + 1] if other == role
@@ -195,7 +196,8 @@ def test_first_steps_equal_the_paper(
     error, = relative_error(
         [parameter.detach()], [expected], [toy.initial[place]]
     )
-    assert error < TOLERANCES.get(solver_file.stem, 1e-9)
+    tolerance = TOLERANCES.get(solver_file.stem, 1e-7)
+    assert error < tolerance
 
 
 def test_every_hyper_parameter_matters(make, solver_class, solver_file):
@@ -392,14 +394,18 @@ def read_golden_losses():
 
 def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
     """To the last bit where they were recorded, within 1 % elsewhere."""
-    if solver_file not in SOLVER_FILES:
-        pytest.skip("losses are recorded for the benchmark's solvers")
     where, table = read_golden_losses()
+    if solver_file not in SOLVER_FILES or solver_file.stem not in table:
+        pytest.skip("no losses are recorded for this file")
     losses = train_losses(solver_class, bench)
     if where == where_losses_are_exact():
         assert losses == table[solver_file.stem]
     else:
         assert losses == pytest.approx(table[solver_file.stem], rel=0.01)
+
+
+# The last row of the next solver where no other ran before it.
+ALONE = {}
 
 
 def test_a_diverging_run_keeps_its_rows_and_the_next_is_untouched(
@@ -422,24 +428,18 @@ def test_a_diverging_run_keeps_its_rows_and_the_next_is_untouched(
     assert rows.diverged.iloc[-1] == np.isinf(
         rows[["value", "train_loss"]].iloc[-1]).any()
     assert not rows[["value", "train_loss", "step"]].isna().any(axis=None)
-    assert (last.value, last.train_loss) == sgd_alone(run)
-
-
-@functools.cache
-def sgd_alone(run):
-    last = run({"SGD": {}}).iloc[-1]
-    return last.value, last.train_loss
+    if "sgd" not in ALONE:
+        ALONE["sgd"] = run({"SGD": {}}).iloc[-1]
+    assert last.value == ALONE["sgd"].value
+    assert last.train_loss == ALONE["sgd"].train_loss
 
 
 # ------------------------------------------------------- the field as a whole
 
 def test_golden_losses_are_those_of_the_field(request, bench):
-    if request.config.getoption("solver"):
-        pytest.skip("this is about the benchmark's own solvers")
     if request.config.getoption("write_golden_losses"):
         write_golden_losses(bench)
     assert list(read_golden_losses()[1]) == [f.stem for f in SOLVER_FILES]
-    assert list(REFERENCES) == [f.stem for f in SOLVER_FILES]
 
 
 def write_golden_losses(bench):
@@ -456,10 +456,8 @@ def write_golden_losses(bench):
     GOLDEN_LOSSES.write_text("\n".join(lines) + "\n")
 
 
-def test_an_absent_package_is_not_installed_and_no_error(tmp_path, request):
+def test_an_absent_package_is_not_installed_and_no_error(tmp_path):
     """Without their packages, solvers are passed over; the others run."""
-    if request.config.getoption("solver"):
-        pytest.skip("this is about the benchmark's own solvers")
     script = (
         "import sys\n"
         "sys.modules['pytorch_optimizer'] = None\n"

@@ -20,7 +20,10 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("solver"):
-        chosen = [item for item in items if item.path.name == SUITE]
+        chosen = [
+            item for item in items if item.path.name == SUITE
+            and "solver_file" in item.fixturenames
+        ]
         config.hook.pytest_deselected(
             items=[item for item in items if item not in chosen]
         )
