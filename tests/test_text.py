@@ -224,12 +224,14 @@ def test_gpt2_without_network_says_how_to_bring_the_vocabulary(
 def test_gpt2_documents_are_led_by_its_separator(text, novels, monkeypatch):
     """With tiktoken itself, and a vocabulary of bytes and one merge."""
     tiktoken = pytest.importorskip("tiktoken")
+    (novels / "trap.txt").write_text("Text says <|endoftext|> and goes on.")
+    # Shards of bytes of the same text are not taken for GPT-2's.
+    text(novels).get_data()
     toy = tiktoken.Encoding(
         "toy", pat_str=r"\s+|\S+", special_tokens={"<|endoftext|>": 50256},
         mergeable_ranks={bytes([i]): i for i in range(256)} | {b"No": 256},
     )
     monkeypatch.setattr(tiktoken, "get_encoding", {"gpt2": toy}.get)
-    (novels / "trap.txt").write_text("Text says <|endoftext|> and goes on.")
     data = text(novels, tokenizer="gpt2").get_data()
     decoded = []
     for side in "train", "val":
@@ -271,11 +273,12 @@ def test_one_document_cannot_be_split(text, tmp_path):
     (folder / "only.txt").write_text("There was one text. " * 1000)
     (folder / "copy.txt").write_text("There was one text. " * 1000)
     (folder / "broken.txt").write_bytes(b"\xff")
+    (folder / "empty.txt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 document\(s\).*Cut large"):
         text(folder).get_data()
     assert not (tmp_path / "data").exists()
     (folder / "second.txt").write_text("There was another.")
-    expected = set(contents(folder)) - {b"\xff"}
+    expected = set(contents(folder)) - {b"\xff", b""}
     assert assert_holds(text(folder), expected) == (1, 1)
 
 
@@ -308,6 +311,8 @@ def test_shards_are_written_once(text, novels, tmp_path, monkeypatch):
     assert sides(text(novels)) == first
     assert [file.stat().st_mtime_ns for file in folder.iterdir()] == times
     # Other text and other tokenizers have folders of their own.
+    gpt2 = text(novels, tokenizer="gpt2")
+    assert gpt2._get_state() != text(novels)._get_state()
     (novels / "new.txt").write_text("A new novel.")
     assert sides(text(novels)) != first
     assert len(os.listdir(tmp_path / "data" / "text")) == 2
