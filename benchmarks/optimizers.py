@@ -1,0 +1,182 @@
+"""What each optimizer costs at the shapes of the full model, in one run.
+
+    python benchmarks/optimizers.py
+    python benchmarks/optimizers.py -s Muon -s SOAP --layers 12 --seconds 300
+
+Steps and state are measured with the embeddings and one layer, and with the
+embeddings and two; the full model's are extrapolated, layer by layer, unless
+``--layers`` says otherwise. A first step, which allocates and may do more
+than the others, is not counted. A method that does some work every few steps
+is measured over whole periods of ten steps. The forward and backward pass of
+the full model is measured before and after all of them.
+"""
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from benchopt.benchmark import Benchmark
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmark_utils.device import (  # noqa: E402
+    autocast, choose_dtype, choose_device
+)
+from benchmark_utils.gpt2 import GPT2  # noqa: E402
+
+FULL = dict(vocab_size=50257, context_length=1024, n_head=12, n_embd=768)
+FULL_LAYERS = 12
+PERIOD = 10
+
+
+def step_times(solver, num_layers, seconds):
+    """Time steps on random gradients, for about some seconds.
+
+    Returns
+    -------
+    times : list of float, seconds per step; at least PERIOD
+    state_bytes : int
+    """
+    model = GPT2(**FULL, n_layer=num_layers)
+    optimizer = solver.get_optimizer(model.parameter_roles())
+    parameters = list(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    gradients = [
+        1e-3 * torch.randn(p.shape, generator=generator) for p in parameters
+    ]
+
+    def closure():
+        for p, gradient in zip(parameters, gradients):
+            p.grad = gradient
+        return torch.zeros(())
+
+    optimizer.step(closure)
+    times = []
+    while len(times) < PERIOD or sum(times) < seconds:
+        for _ in range(PERIOD):
+            # Some optimizers write into the gradients they are given.
+            torch._foreach_mul_(gradients, 0.99)
+            start = time.perf_counter()
+            optimizer.step(closure)
+            times.append(time.perf_counter() - start)
+    return times, state_bytes(optimizer.state_dict())
+
+
+def state_bytes(state):
+    """Bytes of all tensors in a nested state, shared storage once."""
+    storages = {}
+
+    def visit(value):
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            for one in value.values():
+                visit(one)
+        elif isinstance(value, (list, tuple)):
+            for one in value:
+                visit(one)
+
+    visit(state)
+    return sum(storages.values())
+
+
+def mean_step(times):
+    """Seconds per step: the median of the means over whole periods."""
+    return statistics.median(
+        statistics.mean(times[i:i + PERIOD])
+        for i in range(0, len(times) - PERIOD + 1, PERIOD)
+    )
+
+
+def measure(solver, num_layers, seconds):
+    """Seconds per step and bytes of state, for the full model."""
+    if num_layers == FULL_LAYERS:
+        times, memory = step_times(solver, num_layers, seconds)
+        return mean_step(times), memory
+    (one, one_bytes), (more, more_bytes) = (
+        step_times(solver, n, seconds / 2) for n in (1, num_layers)
+    )
+    share = (FULL_LAYERS - 1) / (num_layers - 1)
+    return (
+        mean_step(one) + share * max(mean_step(more) - mean_step(one), 0.0),
+        one_bytes + share * (more_bytes - one_bytes),
+    )
+
+
+def forward_backward(repetitions=3):
+    """Seconds of one row of 1,024 tokens through the full model and back."""
+    device, _ = choose_device("auto")
+    dtype, _ = choose_dtype("auto", device)
+    model = GPT2(**FULL, n_layer=FULL_LAYERS).to(device)
+    tokens = torch.randint(FULL["vocab_size"], (1, 1025), device=device)
+    times = []
+    for _ in range(1 + repetitions):
+        start = time.perf_counter()
+        with autocast(device, dtype):
+            loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        loss.item()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "-s", "--solver", action="append",
+        help="a solver's name or file; all of the benchmark's by default",
+    )
+    parser.add_argument(
+        "--layers", type=int, default=2,
+        help="layers measured; 12 is the full model, nothing extrapolated",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0,
+        help="of steps per solver, at least; ten steps may take longer",
+    )
+    options = parser.parse_args()
+    if not 2 <= options.layers <= FULL_LAYERS:
+        parser.error(f"--layers is from 2 to {FULL_LAYERS}")
+    benchmark = Benchmark(ROOT, no_cache=True)
+    solvers = (
+        benchmark.check_solver_patterns(options.solver, class_only=True)
+        if options.solver else benchmark.get_solvers()
+    )
+    num_parameters = sum(
+        p.numel() for p in GPT2(**FULL, n_layer=FULL_LAYERS).parameters()
+    )
+    passes = [forward_backward()]
+    rows = []
+    for solver_class in solvers:
+        if not solver_class.is_installed():
+            print(f"{solver_class.name}: not installed")
+            continue
+        solver = solver_class.get_instance()
+        seconds, memory = measure(solver, options.layers, options.seconds)
+        rows.append((solver_class.name, seconds, memory / num_parameters))
+        print(f"{rows[-1][0]:<22}{1e3 * seconds:>10.0f} ms"
+              f"{rows[-1][2]:>8.1f} bytes/parameter", flush=True)
+    passes.append(forward_backward())
+    per_row = statistics.mean(passes)
+    how = (
+        "measured" if options.layers == FULL_LAYERS
+        else f"extrapolated from 1 and {options.layers} layers"
+    )
+    print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}; "
+          f"steps {how}. Forward and backward of 1,024 tokens: "
+          f"{1e3 * passes[0]:.0f} ms before, {1e3 * passes[1]:.0f} after.\n")
+    print(f"{'solver':<22}{'step':>10}{'state':>10}{'k tokens':>12}")
+    print(f"{'':<22}{'ms':>10}{'bytes/p.':>10}{'for 10 %':>12}")
+    for name, seconds, memory in rows:
+        # The batch at which the optimizer takes a tenth of the time.
+        tokens = 9 * seconds / per_row * 1024 / 1e3
+        print(f"{name:<22}{1e3 * seconds:>10.0f}{memory:>10.1f}"
+              f"{tokens:>12.1f}")
+
+
+if __name__ == "__main__":
+    main()
