@@ -96,7 +96,7 @@ class _Mirror:
                 )
             except HubUnavailable as error:
                 print(
-                    f"{len(paths)} files in {self.folder} are used as they "
+                    f"{len(paths)} file(s) in {self.folder} are used as they "
                     f"are, unverified: no record of {self.repo_id} is stored "
                     f"beside them. {error}"
                 )
@@ -167,7 +167,7 @@ class _Mirror:
 
     def _verify(self, names):
         if names:
-            print(f"Verifying {len(names)} files in {self.folder}")
+            print(f"Verifying {len(names)} file(s) in {self.folder}")
 
         def verify(name):
             return self.notes.verify(
@@ -191,7 +191,7 @@ class _Mirror:
                 "free disk space."
             )
         print(
-            f"Fetching {len(names)} files, {total - received:,} bytes, from "
+            f"Fetching {len(names)} file(s), {total - received:,} bytes, from "
             f"{self._url('')} to {self.folder}"
         )
         with Progress(
@@ -247,5 +247,5 @@ class _Mirror:
         ]
         if len(lines) > most:
             lines[most - 1:-1] = [f"  ... {len(lines) - most} more ..."]
-        title = f"{len(names)} of {len(self.names)} files are missing or wrong"
+        title = f"{len(names)} of {len(self.names)} file(s) missing or wrong"
         return "\n".join([f"{title} in {self.folder}:", *lines])

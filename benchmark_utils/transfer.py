@@ -20,6 +20,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, tqdm
 
+# huggingface_hub hands on 10 MiB at a time, and forgets what it has of them
+# when the connection breaks: one that always breaks sooner would never do.
+constants.DOWNLOAD_CHUNK_SIZE = 2**20
 # Seconds before each further attempt at what huggingface_hub gives up: server
 # errors, and connections lost for longer than it waits.
 RETRY_WAITS = (1, 2, 4)

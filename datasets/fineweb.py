@@ -3,9 +3,12 @@
 The sample of 10 billion tokens of FineWeb (Penedo et al., "The FineWeb
 Datasets", 2024, licence ODC-By 1.0), tokenized with GPT-2's BPE and cut into
 shards for llm.c and modded-nanogpt. Shards are fetched from the Hub, verified
-once, and from then on used without a network:
+once, and from then on used without a network. Ahead of time:
 
-    benchopt prepare . -d "FineWeb[num_train_shards=18]"
+    benchopt prepare . --force -d "FineWeb[num_train_shards=18]"
+
+(benchopt remembers that it has prepared; ``--force`` looks whether the shards
+are still there, which takes milliseconds. ``benchopt run`` always looks.)
 """
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
@@ -26,22 +29,23 @@ data_paths: {{fineweb10B: <folder>}} in config.yml says."""
 
 
 class Dataset(BaseDataset):
+    """GPT-2 tokens of FineWeb, from the Hub."""
 
     name = "FineWeb"
-    url = "https://huggingface.co/datasets/kjj0/fineweb10B-gpt2"
-
     requirements = ["huggingface_hub", "filelock"]
 
-    # num_train_shards: 1 to 103, of 10**8 tokens each (190 steps of 524,288).
-    # revision: branch, tag or commit of the Hub's repository.
-    # repeat: whether training may read the data again when they end.
     parameters = {
+        # 1 to 103, of 10**8 tokens each: 190 steps of 524,288 tokens.
         "num_train_shards": [103],
+        # Branch, tag or commit of the Hub's repository.
         "revision": ["main"],
+        # Whether training may read the tokens more than once.
         "repeat": [False],
     }
+
     test_parameters = {"num_train_shards": [1]}
 
+    # What is fetched does not depend on them.
     prepare_cache_ignore = ("repeat", "base_seed")
 
     def prepare(self):
@@ -81,8 +85,8 @@ class Dataset(BaseDataset):
         val, *train = self.prepare()
         # The loss that modded-nanogpt's speedrun stops at; the entropy of
         # the text is unknown.
-        return dict(
-            train=TokenShards(train, vocab_size=50257),
-            val=TokenShards([val], vocab_size=50257),
-            target=3.28, entropy=None, repeat=self.repeat,
-        )
+        return {
+            "train": TokenShards(train, vocab_size=50257),
+            "val": TokenShards([val], vocab_size=50257),
+            "target": 3.28, "entropy": None, "repeat": self.repeat,
+        }
