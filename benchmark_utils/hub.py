@@ -110,7 +110,7 @@ class _Mirror:
                         f"{self._listed(self._pending())}\n{error} Where it "
                         f"can, fetch {self._url('')}<file> and put the files "
                         f"into {self.folder} under their names."
-                    ) from error
+                    ) from None
         return paths
 
     def _pending(self):

@@ -2,7 +2,7 @@
 
 Addresses, transport, proxies, tokens, time-outs and offline mode are
 huggingface_hub's, with the settings its users know. It also tries again what
-can be tried again, up to a point; ``retried`` adds the rest. Only its
+can be tried again, up to a point; ``_retried`` adds the rest. Only its
 ``hf_hub_download`` isn't used: it deletes what it received when it breaks
 off, so that nothing could be continued by another process.
 """
@@ -77,11 +77,11 @@ def ask_record(repo_id, revision, attempts=len(RETRY_WAITS) + 1):
     with _explained(f"the dataset repository {repo_id}"):
         try:
             return _retried(attempt, RETRY_WAITS[:attempts - 1])
-        except RevisionNotFoundError as error:
+        except RevisionNotFoundError:
             raise ValueError(
                 f"revision={revision!r} is no branch, tag or commit of the "
                 f"dataset repository {repo_id} on {constants.ENDPOINT}."
-            ) from error
+            ) from None
 
 
 def receive(url, part, size, progress):
@@ -131,18 +131,18 @@ def _explained(what):
         if _is_unavailable(error):
             raise HubUnavailable(
                 f"The Hub can't be reached ({summary})."
-            ) from error
+            ) from None
         if isinstance(error, HfHubHTTPError):
             raise OSError(
                 f"The Hub refuses {what} ({summary}). Check the name; if it "
                 "is private or gated, log in with `hf auth login` or set "
                 "HF_TOKEN."
-            ) from error
+            ) from None
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(
                 f"{what} can't be written to disk: {error}. What has been "
                 "received is kept and will be continued."
-            ) from error
+            ) from None
         raise
 
 

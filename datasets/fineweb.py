@@ -79,7 +79,7 @@ class Dataset(BaseDataset):
         except OSError as error:
             raise type(error)(
                 f"{error}\n{HELP.format(self.num_train_shards)}"
-            ) from error
+            ) from None
 
     def get_data(self):
         val, *train = self.prepare()
