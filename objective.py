@@ -55,6 +55,14 @@ class Objective(BaseObjective):
         "compile": ["auto"],
     }
 
+    # All parameters, in few words: it is the title of every plot.
+    parameter_template = (
+        "{n_layer}x{n_embd},heads={n_head},context={context_length},"
+        "batch={batch_size}x{sequence_length},val={val_tokens},"
+        "every={eval_every},target={target},device={device},dtype={dtype},"
+        "micro={micro_batch_size},compile={compile}"
+    )
+
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,

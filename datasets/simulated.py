@@ -40,6 +40,12 @@ class Dataset(BaseDataset):
         "repeat": [False],
     }
 
+    parameter_template = (
+        "vocab={vocab_size},successors={num_successors},"
+        "length={min_length}-{max_length},train={train_tokens},"
+        "val={val_tokens},margin={margin},repeat={repeat}"
+    )
+
     test_parameters = {"train_tokens": [20_000], "val_tokens": [5_000]}
 
     def prepare(self):

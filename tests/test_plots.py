@@ -1,0 +1,31 @@
+"""The report shows the numbers of the results."""
+import numpy as np
+import pytest
+from benchopt.results import read_results
+
+
+@pytest.mark.parametrize("against, column", [
+    ("steps", "objective_step"), ("tokens", "objective_tokens"),
+    ("seconds", "time"),
+])
+def test_curves_are_the_losses_of_the_results(
+        run, bench, tmp_path, against, column):
+    run({"Adam": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
+        n_repetitions=2)
+    df = read_results(tmp_path / "results.parquet")
+    assert np.isinf(df.objective_value).any()
+    dataset, objective = df.dataset_name[0], df.objective_name[0]
+    plots, _ = bench.get_plot_data(df, ["validation_loss"])
+    plot, = (
+        plot for key, plot in plots["validation_loss"].items()
+        if key.endswith(against)
+    )
+    adam, sgd, target = plot["data"]
+    rows = df[df.solver_name == adam["label"]].groupby("stop_val")
+    assert adam["x"] == rows[column].median().tolist()
+    assert adam["y"] == rows.objective_value.median().tolist()
+    assert adam["y_low"] == rows.objective_value.min().tolist()
+    assert adam["y_high"] == rows.objective_value.max().tolist()
+    assert np.isfinite(sgd["y"]).all() and len(sgd["x"]) == len(sgd["y"])
+    assert target["y"] == [df.objective_target[0]] * 2
+    assert objective in plot["title"] and dataset in plot["title"]
