@@ -71,11 +71,12 @@ def open_shard(path):
 @contextlib.contextmanager
 def _naming(path):
     """Say which file an ``OSError`` is about: those of reading, writing and
-    mapping an open file don't."""
+    mapping an open file don't. They have an errno and no class of their own,
+    unlike those of a network that the tokens may come from."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if type(error) is OSError and error.errno and error.filename is None:
             error.filename = str(path)
         raise
 
@@ -236,19 +237,18 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
                  shard_tokens=10**8):
     """Write a stream of token arrays as consecutive shards.
 
-    The files are ``{prefix}_000001.bin``, ``{prefix}_000002.bin`` and so on,
-    all but the last of ``shard_tokens`` tokens. Arrays may be of any length:
-    they are cut where a shard is full. One shard's tokens are never in
-    memory at once.
+    The arrays may be of any length; they are cut where a shard is full, and
+    only one is in memory at a time.
 
     Parameters
     ----------
     folder : str or Path
-        Created if needed.
     prefix : str
+        The files are {prefix}_000001.bin, {prefix}_000002.bin and so on.
     arrays, vocab_size
         As for ``write_shard``.
     shard_tokens : int
+        Tokens in each shard but the last.
 
     Returns
     -------

@@ -362,6 +362,22 @@ def test_a_stream_that_fails_leaves_what_was_there(tmp_path):
     assert read_tokens(tmp_path / "my.bin") == [1, 2, 3]
 
 
+@pytest.mark.parametrize("error", [
+    ConnectionResetError(104, "reset by peer"), OSError("no route"),
+    FileNotFoundError(2, "not there", "book.txt"),
+], ids=repr)
+def test_the_streams_own_errors_are_not_blamed_on_the_shard(tmp_path, error):
+    def stream():
+        yield [1]
+        raise error
+
+    said = str(error)
+    with pytest.raises(type(error)) as raised:
+        write_shard(tmp_path / "my.bin", stream())
+    assert str(raised.value) == said
+    assert leftovers(tmp_path) == []
+
+
 def test_a_second_corpus_is_not_mixed_with_the_first(tmp_path):
     write_shards(tmp_path, "my", [range(10)], shard_tokens=4)
     with pytest.raises(FileExistsError, match="my_000001.bin"):
