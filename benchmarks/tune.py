@@ -4,8 +4,9 @@
     python benchmarks/tune.py configs/tune.yml -s Muon -s path/to/mine.py
 
 Trials that the ledger holds already are not run again: what was broken off
-is continued, and on the same machine an emptied ledger comes back the same.
-The best setting of each solver is printed as a line for a run configuration.
+is continued, and on the same machine an emptied ledger comes back the same,
+but for the seconds. The best setting of each solver is printed as a line for
+a run configuration. See docs/tuning.rst.
 """
 import argparse
 import contextlib
@@ -24,10 +25,8 @@ from benchopt.results import read_results
 from scipy.stats import qmc
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = [
-    "solver", "trial", "seed", "learning_rate", "weight_decay", "val_loss",
-    "seconds", "torch",
-]
+TUNED = ["learning_rate", "weight_decay"]
+COLUMNS = ["solver", "trial", "seed", *TUNED, "val_loss", "seconds", "torch"]
 
 
 def sample(ranges, trials, seed):
@@ -119,8 +118,7 @@ def best(rows, solver):
         key=lambda row: float(row["val_loss"]),
     )
     return {
-        name: float(row[name])
-        for name in ("learning_rate", "weight_decay") if row[name]
+        name: float(row[name]) for name in TUNED if row[name]
     }
 
 
@@ -137,6 +135,13 @@ def main():
     missing = set(solvers) - set(protocol["ranges"])
     if missing:
         parser.error(f"no ranges for {missing} in {arguments.protocol}")
+    for solver in solvers:
+        tuned, _ = split_ranges(protocol["ranges"][solver])
+        if not set(tuned) <= set(TUNED):
+            parser.error(
+                f"{solver} has ranges for {', '.join(tuned)}; only "
+                f"{' and '.join(TUNED)} are tuned."
+            )
     # Tiny models gain nothing from threads, and losses depend on them.
     torch.set_num_threads(1)
     benchmark = Benchmark(ROOT, no_cache=True)

@@ -1,0 +1,99 @@
+"""Tuning is the same for all, can be continued, and is what is reported."""
+import csv
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tune  # noqa: E402
+
+PROTOCOL = yaml.safe_load((ROOT / "configs" / "tune.yml").read_text())
+LEDGER = tune.read_ledger(ROOT / PROTOCOL["ledger"])
+FIELD = yaml.safe_load((ROOT / "configs" / "field.yml").read_text())
+SMALL = """
+ledger: {ledger}
+trials: 2
+seed: 7
+dataset: Simulated[train_tokens=20000,val_tokens=5000]
+objective: nanoGPT[n_layer=1,n_head=2,n_embd=16,context_length=16,\
+sequence_length=16,batch_size=4,val_tokens=512,eval_every=4,device=cpu,\
+dtype=float32]
+fixed: {{num_steps: 4, warmup_steps: 1}}
+ranges:
+  Adam: {{learning_rate: [0.001, 0.1], weight_decay: [0.01, 1.0]}}
+  SGD: {{learning_rate: [0.1, 1.0], momentum: 0.5}}
+"""
+
+
+@pytest.mark.parametrize("solver", PROTOCOL["ranges"])
+def test_every_solver_had_the_same_budget_from_its_declared_ranges(solver):
+    rows = [row for row in LEDGER if row["solver"] == solver]
+    assert [int(row["trial"]) for row in rows] == list(range(8))
+    assert {int(row["seed"]) for row in rows} == {PROTOCOL["seed"]}
+    ranges, _ = tune.split_ranges(PROTOCOL["ranges"][solver])
+    for row, setting in zip(rows, tune.sample(ranges, 8, PROTOCOL["seed"])):
+        assert setting == {
+            name: float(row[name]) for name in tune.TUNED if row[name]
+        }
+        for name, (low, high) in ranges.items():
+            assert low <= setting[name] <= high
+
+
+def test_ranges_are_equally_wide():
+    for entry in PROTOCOL["ranges"].values():
+        ranges, _ = tune.split_ranges(entry)
+        for name, (low, high) in ranges.items():
+            width = {"learning_rate": 30, "weight_decay": 100}[name]
+            assert high / low == pytest.approx(width)
+
+
+def test_the_field_runs_with_the_best_settings_found(bench):
+    """On the same problem and horizon, with seeds that were not tuned on."""
+    assert FIELD["solver"] == [
+        tune.selector(bench, solver, PROTOCOL, tune.best(LEDGER, solver))
+        for solver in PROTOCOL["ranges"]
+    ]
+    assert FIELD.get("seed", 0) != PROTOCOL["seed"]
+    tuned, reported = (
+        re.sub(r"eval_every=\d+", "", objective)
+        for objective in (PROTOCOL["objective"], FIELD["objective"][0])
+    )
+    assert tuned == reported
+
+
+def test_tuning_continues_and_comes_back_the_same(tmp_path):
+    ledger, protocol = tmp_path / "ledger.csv", tmp_path / "small.yml"
+    protocol.write_text(SMALL.format(ledger=ledger))
+
+    def run():
+        return subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / "tune.py"),
+             str(protocol)], check=True, text=True, stdout=subprocess.PIPE,
+        ).stdout
+
+    def losses():
+        with ledger.open() as file:
+            return [row["val_loss"] for row in csv.DictReader(file)]
+
+    output = run()
+    first = losses()
+    assert len(set(first)) == 4
+    lines = ledger.read_text().splitlines(keepends=True)
+    # Broken off after three of four trials.
+    ledger.write_text("".join(lines[:-1]))
+    assert run().count("trial") == 1
+    assert losses() == first
+    finished = ledger.read_text()
+    again = run()
+    assert ledger.read_text() == finished
+    assert again.splitlines() == output.splitlines()[-2:]
+    best = min(tune.read_ledger(ledger)[1::2], key=lambda row: row["val_loss"])
+    assert again.splitlines()[1] == (
+        "- SGD[num_steps=4,warmup_steps=1,momentum=0.5,"
+        f"learning_rate={float(best['learning_rate'])}]"
+    )
