@@ -11,5 +11,5 @@ def check_test_dataset_get_data(benchmark, dataset):
     ):
         pytest.skip(
             "FineWeb would be a download of 400 MB; get it first with "
-            'benchopt prepare . --force -d "FineWeb[num_train_shards=1]"'
+            'benchopt prepare . -d "FineWeb[num_train_shards=1]"'
         )

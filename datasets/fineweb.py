@@ -5,11 +5,10 @@ Datasets", 2024, licence ODC-By 1.0), tokenized with GPT-2's BPE and cut into
 shards for llm.c and modded-nanogpt. Shards are fetched from the Hub, verified
 once, and from then on used without a network. Ahead of time:
 
-    benchopt prepare . --force -d "FineWeb[num_train_shards=18]"
-
-(benchopt remembers that it has prepared; ``--force`` looks whether the shards
-are still there, which takes milliseconds. ``benchopt run`` always looks.)
+    benchopt prepare . -d "FineWeb[num_train_shards=18]"
 """
+import time
+
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
@@ -22,7 +21,7 @@ HELP = """\
 Each shard has 200,001,024 bytes, the last one for training (103) 110,649,110.
 If this machine has no network or too small a disk, prepare the data where it
 has, with
-  benchopt prepare . --force -d "FineWeb[num_train_shards={}]"
+  benchopt prepare . -d "FineWeb[num_train_shards={}]"
 and let benchopt find it: the shards are looked for in fineweb10B within the
 folder that the environment variable BENCHOPT_DATA_HOME names, or where
 data_paths: {{fineweb10B: <folder>}} in config.yml says."""
@@ -56,6 +55,17 @@ class Dataset(BaseDataset):
         paths : list of Path
             The validation shard, then the training shards.
         """
+        names = self._names()
+        folder = get_data_path("fineweb10B")
+        try:
+            return fetch_shards(REPOSITORY, names, folder, self.revision)
+        except OSError as error:
+            raise type(error)(
+                f"{error}\n{HELP.format(self.num_train_shards)}"
+            ) from error
+
+    def _names(self):
+        """The files of the shards, validation first."""
         if (
             type(self.num_train_shards) is not int
             or not 1 <= self.num_train_shards <= MAX_TRAIN_SHARDS
@@ -69,17 +79,23 @@ class Dataset(BaseDataset):
                 f"revision is {self.revision!r}; it must be the name of a "
                 "branch, tag or commit, in quotes if it looks like a number."
             )
-        names = ["fineweb_val_000000.bin"] + [
+        return ["fineweb_val_000000.bin"] + [
             f"fineweb_train_{number:06d}.bin"
             for number in range(1, self.num_train_shards + 1)
         ]
+
+    def _get_state(self):
+        """benchopt caches what it has prepared, and doesn't see that it was
+        deleted: what is missing is given a new key each time."""
         folder = get_data_path("fineweb10B")
         try:
-            return fetch_shards(REPOSITORY, names, folder, self.revision)
-        except OSError as error:
-            raise type(error)(
-                f"{error}\n{HELP.format(self.num_train_shards)}"
-            ) from None
+            is_here = all((folder / name).exists() for name in self._names())
+        except ValueError:
+            is_here = True  # prepare says what is wrong.
+        return {"missing_since": None if is_here else time.time_ns()}
+
+    def __setstate__(self, state):
+        """Nothing to restore: the state is there for the cache key."""
 
     def get_data(self):
         val, *train = self.prepare()

@@ -650,7 +650,7 @@ def test_fineweb_says_how_to_get_it_without_network(
         "104 of 104 file(s) missing", str(tmp_path / "fineweb10B"),
         "fineweb_val_000000.bin", "fineweb_train_000103.bin",
         "datasets/kjj0/fineweb10B-gpt2/resolve/main/", "200,001,024",
-        "110,649,110", 'benchopt prepare . --force -d "FineWeb[num_train_'
+        "110,649,110", 'benchopt prepare . -d "FineWeb[num_train_'
         'shards=103]"', "BENCHOPT_DATA_HOME", "data_paths: {fineweb10B: ",
     ]:
         assert expected in message
@@ -687,7 +687,7 @@ import os
 from benchopt.cli import benchopt
 for _ in range(2):
     benchopt([
-        "prepare", {str(ROOT)!r}, "--force", "-d",
+        "prepare", {str(ROOT)!r}, "-d",
         "FineWeb[num_train_shards=2]"
     ], standalone_mode=False)
     os.rename({str(folder / names[1])!r}, {str(tmp_path / "moved")!r})

@@ -41,7 +41,7 @@ def clone(tmp_path):
         ".*", "__pycache__", "__cache__", "outputs", "data", "tests"
     ))
 
-    def run(command, returncode=0, **environment):
+    def run(command, returncode=0, tracebacks=False, **environment):
         program, *arguments = shlex.split(command)
         assert program == "benchopt", command
         process = subprocess.run(
@@ -50,7 +50,7 @@ def clone(tmp_path):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
         )
         assert process.returncode == returncode, process.stdout
-        assert "Traceback" not in process.stdout, process.stdout
+        assert ("Traceback" in process.stdout) == tracebacks, process.stdout
         return process.stdout
 
     run.folder = folder
@@ -132,6 +132,13 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
             file.truncate(HEADER_BYTES + 2 * 10**8)
     there = {"BENCHOPT_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     assert "done" in clone(PREPARE, **there)
+    first = folder / "fineweb_val_000000.bin"
+    first.rename(first.with_suffix(".away"))
+    # benchopt has cached that all was prepared; it is not any more.
+    assert "fineweb_val_000000.bin: missing" in clone(
+        PREPARE, returncode=1, tracebacks=True, **there
+    )
+    first.with_suffix(".away").rename(first)
     assert "done" in clone(PREPARE_SOME, **there)
     output = clone(SPEEDRUN + " --collect", returncode=1, **there)
     assert "FineWeb[num_train_shards=103" in output
