@@ -143,9 +143,12 @@ class Dataset(BaseDataset):
                 "Training and validation need at least one each. Cut large "
                 "files into several."
             )
-        content = hashlib.sha256("\n".join(
-            [f"{FORMAT_VERSION} {self.tokenizer}", *documents]
-        ).encode()).hexdigest()[:16]
+        recipe = (
+            FORMAT_VERSION, VALIDATION_SHARE, PASSAGE_LENGTH, self.tokenizer
+        )
+        content = hashlib.sha256(
+            "\n".join([str(recipe), *documents]).encode()
+        ).hexdigest()[:16]
         if self._content not in (None, content):
             raise ValueError(
                 f"The files of path={self.path} have changed since this run "
