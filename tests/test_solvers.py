@@ -346,9 +346,11 @@ def test_survives_a_gradient_of_a_million_times_the_size(make):
 # ----------------------------------------------------------------- the runs
 
 @functools.cache
-def train_losses(solver_class, bench):
+def train_losses(solver_class, bench, eval_every=5):
     """Losses of 20 steps on the tiny problem, at the solver's defaults."""
-    objective = bench.get_benchmark_objective().get_instance(**TINY_OBJECTIVE)
+    objective = bench.get_benchmark_objective().get_instance(
+        **TINY_OBJECTIVE | {"eval_every": eval_every}
+    )
     dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
     solver = solver_class.get_instance(num_steps=20, warmup_steps=2)
     RunContext().set_run_context(objective, None, solver, 0, base_seed=0)
@@ -365,6 +367,11 @@ def test_trains(solver_class, bench):
     losses = train_losses(solver_class, bench)
     assert len(losses) == 20
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_evaluations_leave_no_trace_in_training(solver_class, bench):
+    often = train_losses(solver_class, bench, eval_every=1)
+    assert often == train_losses(solver_class, bench, eval_every=100)
 
 
 def where_losses_are_exact():
