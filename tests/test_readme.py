@@ -1,65 +1,25 @@
 """Every command of the README does what the README says."""
-import os
 import re
-import shlex
-import shutil
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
-from benchopt.results import read_results
+from docs import ROOT, Clone, code_blocks
 
 from benchmark_utils.shards import HEADER_BYTES, MAGIC, VERSION
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.rst").read_text()
-
-
-def code_blocks(language):
-    """The code of the README's blocks in one language, dedented."""
-    blocks = re.findall(
-        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.M
-    )
-    return [textwrap.dedent(block).strip() for block in blocks]
+PAGE = "README.rst"
 
 
 def commands():
     """The commands, without the installation that precedes some of them."""
-    for block in code_blocks("bash"):
+    for block in code_blocks(PAGE, "bash"):
         for line in block.splitlines():
             yield re.sub(r"^pip install .* && ", "", line)
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """A copy of the benchmark, and a function to run commands in it."""
-    folder = tmp_path / "clone"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-        ".*", "__pycache__", "__cache__", "outputs", "data", "tests"
-    ))
-
-    def run(command, returncode=0, tracebacks=False, **environment):
-        program, *arguments = shlex.split(command)
-        assert program == "benchopt", command
-        process = subprocess.run(
-            [sys.executable, "-m", "benchopt", *arguments], cwd=folder,
-            env=os.environ | {"CI": "true"} | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
-        )
-        assert process.returncode == returncode, process.stdout
-        assert ("Traceback" in process.stdout) == tracebacks, process.stdout
-        return process.stdout
-
-    run.folder = folder
-    return run
-
-
-def results(folder):
-    path, = (folder / "outputs").glob("*.parquet")
-    return read_results(path)
+    return Clone(tmp_path / "clone")
 
 
 def test_the_commands_are_those_tested_here():
@@ -71,7 +31,7 @@ def test_the_commands_are_those_tested_here():
 
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(
-        block for block in code_blocks("bash") if block.endswith("pytest")
+        block for block in code_blocks(PAGE, "bash") if block.endswith("pytest")
     )
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(command)
 
@@ -81,15 +41,15 @@ QUICKSTART = "benchopt run . --config configs/quickstart.yml"
 
 @pytest.mark.slow
 def test_quickstart_reaches_its_target_and_leaves_a_report(clone):
-    clone(QUICKSTART + " --no-display")
-    frame = results(clone.folder)
+    clone.run(QUICKSTART + " --no-display")
+    frame = clone.results()
     assert (frame.objective_stop_reason == "target").all()
     assert frame.objective_value.iloc[0] > 5 > 1.2 > (
         frame.objective_value.iloc[-1]
     )
     report, = (clone.folder / "outputs").glob("*_run_*.html")
     assert "Loss against steps" in report.read_text()
-    clone(PLOT, MPLBACKEND="agg")
+    clone.run(PLOT, MPLBACKEND="agg")
     assert list((clone.folder / "outputs").glob("validation_loss_*.pdf"))
 
 
@@ -103,8 +63,8 @@ CHOOSE = (
 
 
 def test_solvers_and_settings_are_chosen_on_the_command_line(clone):
-    clone(CHOOSE + " --no-display")
-    frame = results(clone.folder)
+    clone.run(CHOOSE + " --no-display")
+    frame = clone.results()
     runs = frame.groupby(["p_solver_learning_rate", "idx_rep"]).last()
     assert runs.index.tolist() == [
         (0.003, 0), (0.003, 1), (0.01, 0), (0.01, 1)
@@ -131,16 +91,16 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
             file.write(header.tobytes())
             file.truncate(HEADER_BYTES + 2 * 10**8)
     there = {"BENCHOPT_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    assert "done" in clone(PREPARE, **there)
+    assert "done" in clone.run(PREPARE, **there)
     first = folder / "fineweb_val_000000.bin"
     first.rename(first.with_suffix(".away"))
     # benchopt has cached that all was prepared; it is not any more.
-    assert "fineweb_val_000000.bin: missing" in clone(
+    assert "fineweb_val_000000.bin: missing" in clone.run(
         PREPARE, returncode=1, tracebacks=True, **there
     )
     first.with_suffix(".away").rename(first)
-    assert "done" in clone(PREPARE_SOME, **there)
-    output = clone(SPEEDRUN + " --collect", returncode=1, **there)
+    assert "done" in clone.run(PREPARE_SOME, **there)
+    output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
     assert "FineWeb[num_train_shards=103" in output
     assert "nanoGPT[12x768" in output and "num_steps=19485" in output
     assert "not run yet" in output
@@ -153,11 +113,11 @@ ADD = (
 
 
 def test_a_new_solver_is_one_short_file(clone):
-    source, = code_blocks("python")
+    source, = code_blocks(PAGE, "python")
     assert len(source.splitlines()) < 40
     (clone.folder / "solvers" / "radam.py").write_text(source + "\n")
-    clone(ADD + " --no-display")
-    frame = results(clone.folder)
+    clone.run(ADD + " --no-display")
+    frame = clone.results()
     last = frame.groupby("p_solver_learning_rate").last()
     assert len(frame.solver_name.unique()) == 2
     assert (last.stop_val == 60).all()
@@ -173,7 +133,7 @@ TEXT = (
 
 @pytest.mark.slow
 def test_a_laptop_trains_on_real_text(clone):
-    assert "vocabulary of 257" in clone(TEXT + " --no-display")
-    losses = results(clone.folder).objective_value
+    assert "vocabulary of 257" in clone.run(TEXT + " --no-display")
+    losses = clone.results().objective_value
     assert losses.iloc[0] == pytest.approx(np.log(257), abs=0.3)
     assert losses.iloc[-1] < 2.9
