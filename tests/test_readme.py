@@ -31,7 +31,8 @@ def test_the_commands_are_those_tested_here():
 
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(
-        block for block in code_blocks(PAGE, "bash") if block.endswith("pytest")
+        block for block in code_blocks(PAGE, "bash")
+        if block.endswith("pytest")
     )
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(command)
 
