@@ -5,9 +5,7 @@
 holds a file from anywhere to the same.
 """
 import ast
-import functools
 import io
-import platform
 import subprocess
 import sys
 import tokenize
@@ -17,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from benchopt.results import read_results
-from benchopt.utils.run_context import RunContext
+from solver_suite.golden import (
+    read_golden_losses, train_losses, where_losses_are_exact,
+    write_golden_losses
+)
 from solver_suite.references import REFERENCES
 from solver_suite.toy import (
     FACTORS, SHAPES, Toy, distance, relative_error
@@ -25,9 +26,8 @@ from solver_suite.toy import (
 
 from benchmark_utils.gpt2 import GPT2
 from benchmark_utils.training import check_coverage
-from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE
+from conftest import ROOT
 
-GOLDEN_LOSSES = Path(__file__).with_name("golden_losses.txt")
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
 # What the training loop does with its parameters is tested there.
 LOOP_PARAMETERS = {
@@ -345,24 +345,6 @@ def test_survives_a_gradient_of_a_million_times_the_size(make):
 
 # ----------------------------------------------------------------- the runs
 
-@functools.cache
-def train_losses(solver_class, bench, eval_every=5):
-    """Losses of 20 steps on the tiny problem, at the solver's defaults."""
-    objective = bench.get_benchmark_objective().get_instance(
-        **TINY_OBJECTIVE | {"eval_every": eval_every}
-    )
-    dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
-    solver = solver_class.get_instance(num_steps=20, warmup_steps=2)
-    RunContext().set_run_context(objective, None, solver, 0, base_seed=0)
-    objective.set_data(**dataset.get_instance(**TINY_DATASET).get_data())
-    solver.set_objective(**objective.get_objective())
-    solver.pre_run_hook(None)
-    losses = []
-    solver.run(lambda: losses.append(solver.get_result()["train_loss"]) or 1)
-    solver._release()
-    return losses[1:]
-
-
 def test_trains(solver_class, bench):
     losses = train_losses(solver_class, bench)
     assert len(losses) == 20
@@ -372,31 +354,6 @@ def test_trains(solver_class, bench):
 def test_evaluations_leave_no_trace_in_training(solver_class, bench):
     often = train_losses(solver_class, bench, eval_every=1)
     assert often == train_losses(solver_class, bench, eval_every=100)
-
-
-def where_losses_are_exact():
-    """All that losses depend on, to the last bit."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ), cpu)
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, {capability}, {cpu}"
-
-
-def read_golden_losses():
-    lines = GOLDEN_LOSSES.read_text().splitlines()
-    where = lines[0].removeprefix("# ")
-    table = {}
-    for line in lines:
-        if line and not line.startswith("#"):
-            stem, *losses = line.split()
-            table[stem] = [float(loss) for loss in losses]
-    return where, table
 
 
 def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
@@ -445,22 +402,8 @@ def test_a_diverging_run_keeps_its_rows_and_the_next_is_untouched(
 
 def test_golden_losses_are_those_of_the_field(request, bench):
     if request.config.getoption("write_golden_losses"):
-        write_golden_losses(bench)
+        write_golden_losses(bench, SOLVER_FILES)
     assert list(read_golden_losses()[1]) == [f.stem for f in SOLVER_FILES]
-
-
-def write_golden_losses(bench):
-    lines = [
-        f"# {where_losses_are_exact()}",
-        "# Training losses of 20 steps on the tiny problem, float32, one",
-        "# thread. To record them anew:",
-        "#     pytest tests/test_solvers.py --write-golden-losses",
-    ]
-    for file in SOLVER_FILES:
-        solver, = bench.check_solver_patterns([str(file)], class_only=True)
-        losses = train_losses(solver, bench)
-        lines.append(" ".join([file.stem, *map(repr, losses)]))
-    GOLDEN_LOSSES.write_text("\n".join(lines) + "\n")
 
 
 def test_an_absent_package_is_not_installed_and_no_error(tmp_path):
