@@ -4,10 +4,8 @@ A solver says which optimizer it is (``get_optimizer``); everything that
 another solver must not do differently is here.
 """
 import contextlib
+import copy
 import functools
-import hashlib
-import importlib.metadata
-from pathlib import Path
 
 import torch
 from benchopt import BaseSolver
@@ -15,10 +13,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from benchmark_utils.cache_key import code_hash, installed_version
 from benchmark_utils.device import (
     autocast, choose_compile, choose_micro_batch, peak_memory,
     release_memory, synchronize
 )
+from benchmark_utils.param_groups import check_coverage, describe_groups
 from benchmark_utils.schedules import (
     check_schedule, evaluation_steps, learning_rate_factor
 )
@@ -152,18 +152,16 @@ class TrainingSolver(BaseSolver):
                 # until then must be done.
                 if self._step in self._evaluations:
                     synchronize(self._device)
-                    with self._evaluated_weights():
-                        go_on = callback()
-                else:
-                    go_on = callback()
-                if not go_on or self._step == self.num_steps:
+                if not callback() or self._step == self.num_steps:
                     break
                 self._train_step(*next(batches))
                 progress.update()
 
     def get_result(self):
         return dict(
-            model=self._model, step=self._step, num_steps=self.num_steps,
+            model=self._evaluated_model(),
+            step=self._step,
+            num_steps=self.num_steps,
             train_loss=self._mean_train_loss(),
             learning_rate=self._last_learning_rate,
             peak_memory=peak_memory(self._device),
@@ -196,20 +194,21 @@ class TrainingSolver(BaseSolver):
     def _release(self):
         self._model = self._optimizer = self._scheduler = None
 
-    @contextlib.contextmanager
-    def _evaluated_weights(self):
-        """``evaluation_weights``, and the training weights back after it."""
+    def _evaluated_model(self):
+        """The model to evaluate: the one in training, or a copy of it with
+        the weights of ``evaluation_weights``. benchopt's clock stands still
+        meanwhile."""
         hook = type(self).evaluation_weights
         if hook is TrainingSolver.evaluation_weights:
-            yield
-            return
+            return self._model
         parameters = list(self._model.parameters())
         saved = [p.detach().clone() for p in parameters]
         with self.evaluation_weights(self._optimizer):
-            yield
+            evaluated = copy.deepcopy(self._model)
         with torch.no_grad():
             for parameter, value in zip(parameters, saved):
                 parameter.copy_(value)
+        return evaluated
 
     def _train_step(self, inputs, targets):
         """One optimizer step on a batch [rows, sequence_length].
@@ -312,61 +311,13 @@ class TrainingSolver(BaseSolver):
             requirement.split("::")[-1]
             for requirement in self.requirements or []
         ]
-        return {"code": code_hash(), "versions": [
-            (package, installed_version(package)) for package in packages
-        ]}
+        return {
+            "code": code_hash(),
+            "versions": [(name, installed_version(name)) for name in packages],
+        }
 
     def __setstate__(self, state):
         """Nothing to restore: the state is there for the cache key."""
-
-
-def check_coverage(optimizer, model):
-    """Raise ``ValueError`` unless the optimizer's groups hold every parameter
-    of the model exactly once."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    counts = dict.fromkeys(names, 0)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in names:
-                raise ValueError(
-                    "The optimizer holds a tensor of shape "
-                    f"{tuple(parameter.shape)} that is no parameter of the "
-                    "model."
-                )
-            counts[id(parameter)] += 1
-    wrong = [names[key] for key, count in counts.items() if count != 1]
-    if wrong:
-        raise ValueError(
-            "Each parameter must be in exactly one group of the optimizer; "
-            f"these are in none or several: {', '.join(wrong)}."
-        )
-
-
-def describe_groups(optimizer, roles):
-    """One line: the optimizer and the number of parameters by role."""
-    counts = ", ".join(
-        f"{sum(p.numel() for p in parameters):,} in {role}"
-        for role, parameters in roles.items() if parameters
-    )
-    return f"{type(optimizer).__name__} on {counts}"
-
-
-@functools.cache
-def code_hash():
-    """SHA-256 of the shared code, as it was when first asked for."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def installed_version(package):
-    """The version of an installed distribution, None if there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 @functools.cache

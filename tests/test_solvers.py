@@ -25,7 +25,7 @@ from solver_suite.toy import (
 )
 
 from benchmark_utils.gpt2 import GPT2
-from benchmark_utils.training import check_coverage
+from benchmark_utils.param_groups import check_coverage
 from conftest import ROOT
 
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))

@@ -11,8 +11,9 @@ from benchmark_utils.device import (
 )
 from benchmark_utils.gpt2 import GPT2
 from benchmark_utils.loader import BatchLoader
+from benchmark_utils.param_groups import check_coverage
 from benchmark_utils.shards import TokenShards
-from benchmark_utils.training import TrainingSolver, check_coverage
+from benchmark_utils.training import TrainingSolver
 
 
 class PlainAdam(TrainingSolver):
@@ -192,7 +193,9 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
     seen = []
 
     def callback():
-        seen.append(solver._model.final_norm.weight.mean().item())
+        model = solver.get_result()["model"]
+        seen.append(model.final_norm.weight.mean().item())
+        assert solver._model.final_norm.weight.mean().item() < 1.5
         return True
 
     solver.run(callback)
@@ -200,8 +203,8 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
         p.detach().flatten() for p in solver._model.parameters()
     ])
     assert torch.equal(weights, expected)
-    # Evaluated at 0, 2, 4 and 6; the gains are near 1 in training.
-    assert [round(value) for value in seen] == [2, 1, 2, 1, 2, 1, 2]
+    # The gains are near 1 in training.
+    assert [round(value) for value in seen] == [2] * 7
 
 
 @pytest.mark.parametrize("calls, message", [
