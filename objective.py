@@ -27,7 +27,7 @@ class Objective(BaseObjective):
 
     name = "nanoGPT"
     url = "https://github.com/benchopt/benchmark_nanogpt"
-    requirements = ["pytorch", "tqdm", "psutil"]
+    requirements = ["pytorch>=2.13", "tqdm", "psutil"]
     min_benchopt_version = "1.10"
 
     sampling_strategy = "callback"
@@ -84,6 +84,11 @@ class Objective(BaseObjective):
             Whether training may read the data again.
         """
         self._target = target if self.target is None else self.target
+        if not self._target > 0:
+            raise ValueError(
+                f"target={self._target} must be a loss above 0, in nats per "
+                "token."
+            )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "

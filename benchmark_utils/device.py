@@ -2,7 +2,9 @@
 
 A device is data: the same lines train and evaluate on CPU and on CUDA.
 """
+import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
 import shutil
@@ -51,8 +53,10 @@ def choose_device(device="auto"):
         return torch.device("cpu"), "there is no CUDA device"
     try:
         chosen = torch.device(device)
+        if chosen.type not in COMPILE_FLOPS:
+            raise RuntimeError("It is neither a CPU nor CUDA.")
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f"device={device!r} can't be used: {str(error).splitlines()[0]} "
             "Use 'auto', 'cpu' or 'cuda'."
@@ -82,7 +86,7 @@ def choose_dtype(dtype, device):
             f"dtype={dtype!r} is not one of auto, float32, bfloat16."
         )
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         features = torch.cpu.get_capabilities()
         native = features.get("avx512_bf16") or features.get("amx_bf16")
@@ -115,10 +119,13 @@ def choose_compile(compile, device, flops):
         )
     if flops < COMPILE_FLOPS[device.type]:
         return False, "the run is too short to make up for compilation"
-    if device.type == "cpu" and not shutil.which(
-        os.environ.get("CXX", "g++")
-    ):
-        return False, "there is no C++ compiler"
+    variable, compiler = {
+        "cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")
+    }[device.type]
+    if not shutil.which(os.environ.get(variable, compiler)):
+        return False, f"there is no {compiler}"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return False, "triton is not installed"
     return True, "the run is long enough to make up for compilation"
 
 
@@ -170,9 +177,12 @@ def choose_micro_batch(num_rows, sequence_length, device,
             size for size in range(1, min(num_rows, limit) + 1)
             if num_rows % size == 0
         )
-    if micro_batch_size < 1 or num_rows % micro_batch_size:
+    if (
+        type(micro_batch_size) is not int or micro_batch_size < 1
+        or num_rows % micro_batch_size
+    ):
         raise ValueError(
-            f"micro_batch_size={micro_batch_size} does not divide the "
+            f"micro_batch_size={micro_batch_size!r} does not divide the "
             f"{num_rows} rows that each rank computes per step."
         )
     return micro_batch_size
@@ -209,15 +219,17 @@ def release_memory(device):
         return
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    if (clear := Path("/proc/self/clear_refs")).exists():
-        clear.write_text("5")
+    # Linux only, and not in every container.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device):
     """Peak memory in bytes since ``release_memory``: of torch's tensors on
     CUDA, of the whole process on a CPU.
 
-    Only Linux can reset the peak of a process. Elsewhere it is the peak of
+    Only Linux can reset the peak of a process, where that is allowed;
+    otherwise it is of the process's whole life. Elsewhere it is the peak of
     the process's whole life (Windows) or its present size (macOS).
     """
     if device.type == "cuda":

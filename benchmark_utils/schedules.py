@@ -66,7 +66,8 @@ def evaluation_steps(num_steps, eval_every):
     """The steps after which a run is evaluated.
 
     Every ``eval_every`` steps, five times as often in the last tenth of the
-    horizon, where the loss usually crosses the target, and at both ends.
+    horizon, where a method whose horizon is tuned crosses the target, and at
+    both ends.
 
     Returns
     -------

@@ -16,6 +16,7 @@ import os
 import secrets
 import stat
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 
@@ -167,11 +168,15 @@ class TokenShards:
 
         Raises ``ValueError`` naming the file, the id and its position.
         """
-        for path in self.paths[:num_shards]:
+        def check(path):
             info = os.stat(path)
             _check_token_ids(
                 path, self.vocab_size, info.st_size, info.st_mtime_ns
             )
+
+        # 20 GB at full size: as fast as the disk.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(check, self.paths[:num_shards]))
 
 
 def write_shard(path, arrays, vocab_size=2**16):

@@ -4,7 +4,6 @@ A solver says which optimizer it is (``get_optimizer``); everything that
 another solver must not do differently is here.
 """
 import contextlib
-import copy
 import functools
 
 import torch
@@ -87,7 +86,8 @@ class TrainingSolver(BaseSolver):
             train_loader.rank_batch_size, train_loader.sequence_length,
             device, micro_batch_size,
         )
-        self._device, self._dtype, self._compile = device, dtype, compile
+        self._device, self._dtype = device, dtype
+        self._compile_option = compile
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(
@@ -139,6 +139,8 @@ class TrainingSolver(BaseSolver):
             for loss in self._micro_losses(*self._first_micro_batch()):
                 loss.backward()
             self._optimizer.zero_grad(set_to_none=True)
+        # Nor what the preparation has queued on the device.
+        synchronize(self._device)
 
     def run(self, callback):
         batches = self._loader.batches(self._device, stop_step=self.num_steps)
@@ -176,7 +178,10 @@ class TrainingSolver(BaseSolver):
         # For optimizers that draw random numbers.
         torch.manual_seed(self._seed)
         self._model = self._make_model()
-        self._compile_model()
+        self._copy = None
+        self._decide_compilation()
+        if self._compiled:
+            self._compile(self._model)
         roles = self._model.parameter_roles()
         self._optimizer = self.get_optimizer(roles)
         check_coverage(self._optimizer, self._model)
@@ -192,7 +197,7 @@ class TrainingSolver(BaseSolver):
         self._loss_count = 0
 
     def _release(self):
-        self._model = self._optimizer = self._scheduler = None
+        self._model = self._copy = self._optimizer = self._scheduler = None
 
     def _evaluated_model(self):
         """The model to evaluate: the one in training, or a copy of it with
@@ -201,14 +206,16 @@ class TrainingSolver(BaseSolver):
         hook = type(self).evaluation_weights
         if hook is TrainingSolver.evaluation_weights:
             return self._model
+        if self._copy is None:
+            self._copy = self._make_model()
+            if self._compiled:
+                self._compile(self._copy)
         parameters = list(self._model.parameters())
         saved = [p.detach().clone() for p in parameters]
         with self.evaluation_weights(self._optimizer):
-            evaluated = copy.deepcopy(self._model)
-        with torch.no_grad():
-            for parameter, value in zip(parameters, saved):
-                parameter.copy_(value)
-        return evaluated
+            assign(self._copy.parameters(), parameters)
+        assign(parameters, saved)
+        return self._copy
 
     def _train_step(self, inputs, targets):
         """One optimizer step on a batch [rows, sequence_length].
@@ -288,18 +295,21 @@ class TrainingSolver(BaseSolver):
         size = self._micro_batch_size
         return inputs[:size], targets[:size]
 
-    def _compile_model(self):
-        """Compile the fresh model if the run is long enough, in place: what
-        is evaluated is the same module."""
+    def _decide_compilation(self):
         flops = self._model.flops_per_token(self._loader.sequence_length) * (
             self.num_steps * self._loader.tokens_per_step
         )
         self._compiled, reason = choose_compile(
-            self._compile, self._device, flops
+            self._compile_option, self._device, flops
         )
         say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
-        if self._compiled:
-            self._model.compile(dynamic=False)
+
+    @staticmethod
+    def _compile(model):
+        """In place, so that the model is evaluated as it is trained. Without
+        a limit shared with other models, past which torch would go on without
+        compilation."""
+        model.compile(dynamic=False, isolate_recompiles=True)
 
     def _get_state(self):
         """Part of the key under which benchopt caches a run.
@@ -318,6 +328,13 @@ class TrainingSolver(BaseSolver):
 
     def __setstate__(self, state):
         """Nothing to restore: the state is there for the cache key."""
+
+
+@torch.no_grad()
+def assign(targets, sources):
+    """Copy tensors into others, one by one."""
+    for target, source in zip(targets, sources):
+        target.copy_(source)
 
 
 @functools.cache

@@ -1,15 +1,19 @@
 """How fast the benchmark trains and evaluates, side by side in one run.
 
     python benchmarks/training.py
-    python benchmarks/training.py --micro-batch 1 4 --repetitions 5 --json
+    python benchmarks/training.py --micro-batch 1 --repetitions 5 --json
 
 Every variant is a process of its own, so that its peak memory is its own. The
-variants take turns, one step each, so that a machine whose speed drifts
-treats all alike. A step is forward, backward and optimizer on one
-micro-batch. The ceiling is the rate at which this machine multiplies matrices
-of the model's own shapes, forward and backward, measured in the same rounds;
-GFLOP/s count 6 per weight and token and 12 per layer, width and position (see
-GPT2.flops_per_token). Runs unchanged where there is a GPU.
+variants of a group take turns, one step each, so that a machine whose speed
+drifts treats all alike; the plain loop is in both groups. A group holds some
+15 GB of memory at full size with micro-batches of one row, and three times
+that with four: name fewer variants where that is too much.
+
+A step is forward, backward and optimizer on one micro-batch. The ceiling is
+the rate at which this machine multiplies matrices of the model's own shapes,
+forward and backward, measured in the same rounds; GFLOP/s count 6 per weight
+and token and 12 per layer, width and position (see GPT2.flops_per_token). Runs
+unchanged where there is a GPU.
 """
 import argparse
 import contextlib
@@ -50,6 +54,12 @@ VARIANTS = {
     "matmul bfloat16": "the ceiling: the model's matrix products alone",
     "forward matmul bfloat16": "the ceiling of an evaluation",
 }
+GROUPS = [
+    ["plain float32", "transformers", "float32", "float32 compiled",
+     "evaluate float32", "matmul float32"],
+    ["plain float32", "bfloat16", "bfloat16 compiled", "evaluate bfloat16",
+     "matmul bfloat16", "forward matmul bfloat16"],
+]
 
 
 def make_step(variant, shape, rows, device):
@@ -90,7 +100,7 @@ def set_up(variant, shape, rows):
             VOCAB_SIZE, size=max(4, rows) * length + 1
         )])
         shards = TokenShards([path], VOCAB_SIZE)
-        objective.set_data(shards, shards, 0.0, None, repeat=True)
+        objective.set_data(shards, shards, 1.0, None, repeat=True)
         solver.set_objective(**objective.get_objective())
         solver.pre_run_hook(None)
         objective._evaluate(solver._model)
@@ -167,18 +177,21 @@ def matmul_step(variant, shape, rows, device):
 
 
 def work(pipe, variant, shape, rows):
-    """A process: time one step whenever asked to; stop when told to."""
+    """A process: time one step whenever asked to."""
     device, _ = choose_device()
     with contextlib.redirect_stdout(None):
         step = make_step(variant, shape, rows, device)
         step()
     release_memory(device)
-    for _ in iter(pipe.recv, None):
-        synchronize(device)
-        start = time.perf_counter()
-        step()
-        synchronize(device)
-        pipe.send((time.perf_counter() - start, peak_memory(device)))
+    pipe.send("ready")
+    # Until the main process closes its end.
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            pipe.send((time.perf_counter() - start, peak_memory(device)))
 
 
 def flops(variant, shape, rows):
@@ -201,24 +214,31 @@ def measure(variants, shape, rows, repetitions):
     """Seconds per step [repetitions] and peak bytes of each variant."""
     context = multiprocessing.get_context("spawn")
     workers = {}
-    for variant in variants:
-        pipe, end = context.Pipe()
-        process = context.Process(
-            target=work, args=(end, variant, shape, rows), daemon=True
-        )
-        process.start()
-        workers[variant] = pipe, process
-    seconds = {variant: [] for variant in variants}
-    peak = {}
-    # The first round is warm-up.
-    for round_ in range(repetitions + 1):
-        for variant, (pipe, _) in workers.items():
-            pipe.send(True)
-            elapsed, peak[variant] = pipe.recv()
-            if round_:
-                seconds[variant].append(elapsed)
+    seconds, peak = {variant: [] for variant in variants}, {}
+    try:
+        for variant in variants:
+            pipe, end = context.Pipe()
+            process = context.Process(
+                target=work, args=(end, variant, shape, rows), daemon=True
+            )
+            process.start()
+            end.close()
+            workers[variant] = pipe, process
+            pipe.recv()
+        # The first round is warm-up.
+        for round_ in range(repetitions + 1):
+            for variant, (pipe, _) in workers.items():
+                pipe.send(True)
+                elapsed, peak[variant] = pipe.recv()
+                if round_:
+                    seconds[variant].append(elapsed)
+    except (EOFError, BrokenPipeError):
+        raise SystemExit(
+            f"The process of {variant!r} died; if nothing is said above, for "
+            "lack of memory: name fewer --variants."
+        ) from None
     for pipe, process in workers.values():
-        pipe.send(None)
+        pipe.close()
         process.join()
     return seconds, peak
 
@@ -276,8 +296,8 @@ def main():
         ),
     )
     parser.add_argument("--micro-batch", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS),
-                        choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS,
+                        metavar="NAME", help="one group; by default, two")
     parser.add_argument("--n-layer", type=int, default=12)
     parser.add_argument("--n-head", type=int, default=12)
     parser.add_argument("--n-embd", type=int, default=768)
@@ -292,8 +312,10 @@ def main():
         "n_layer": options.n_layer, "n_head": options.n_head,
         "n_embd": options.n_embd, "context_length": options.sequence_length,
     }
+    groups = [options.variants] if options.variants else GROUPS
     problems = [
-        (options.variants, shape, rows) for rows in options.micro_batch
+        (group, shape, rows) for rows in options.micro_batch
+        for group in groups
     ]
     if not options.no_scaling:
         problems += [

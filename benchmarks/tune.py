@@ -1,7 +1,7 @@
 """Tune solvers by one protocol, and keep a ledger of every trial.
 
     python benchmarks/tune.py configs/tune.yml
-    python benchmarks/tune.py configs/tune.yml -s Muon -s path/to/mine.py
+    python benchmarks/tune.py configs/tune.yml --problem text -s Muon
 
 Trials that the ledger holds already are not run again: what was broken off
 is continued, and on the same machine an emptied ledger comes back the same,
@@ -122,29 +122,16 @@ def best(rows, solver):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("protocol", type=Path)
-    parser.add_argument(
-        "-s", "--solver", action="append",
-        help="tune only this one: a key under `ranges` of the protocol",
-    )
-    arguments = parser.parse_args()
-    protocol = yaml.safe_load(arguments.protocol.read_text())
-    solvers = arguments.solver or list(protocol["ranges"])
-    missing = set(solvers) - set(protocol["ranges"])
-    if missing:
-        parser.error(f"no ranges for {missing} in {arguments.protocol}")
-    for solver in solvers:
-        tuned, _ = split_ranges(protocol["ranges"][solver])
-        if not set(tuned) <= set(TUNED):
-            parser.error(
-                f"{solver} has ranges for {', '.join(tuned)}; only "
-                f"{' and '.join(TUNED)} are tuned."
-            )
-    # Tiny models gain nothing from threads, and losses depend on them.
-    torch.set_num_threads(1)
-    benchmark = Benchmark(ROOT, no_cache=True)
+def tune(benchmark, protocol, solvers):
+    """Run the trials of one problem that its ledger lacks, and print the best
+    settings.
+
+    Parameters
+    ----------
+    protocol : dict
+        What all problems share, with one problem's ledger, dataset and
+        objective: see ``read_protocol``.
+    """
     ledger = ROOT / protocol["ledger"]
     done = {(row["solver"], row["trial"]) for row in read_ledger(ledger)}
     settings = {
@@ -168,6 +155,48 @@ def main():
     rows = read_ledger(ledger)
     for solver in solvers:
         print("-", selector(benchmark, solver, protocol, best(rows, solver)))
+
+
+def read_protocol(path):
+    """The protocol of each problem: dict of str to dict."""
+    protocol = yaml.safe_load(path.read_text())
+    problems = protocol.pop("problems")
+    return {name: protocol | problem for name, problem in problems.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("protocol", type=Path)
+    parser.add_argument(
+        "-s", "--solver", action="append",
+        help="tune only this one: a key under `ranges` of the protocol",
+    )
+    parser.add_argument(
+        "-p", "--problem", action="append",
+        help="tune only on this one: a key under `problems` of the protocol",
+    )
+    arguments = parser.parse_args()
+    protocols = read_protocol(arguments.protocol)
+    for problem in arguments.problem or protocols:
+        if problem not in protocols:
+            parser.error(f"no problem {problem} in {arguments.protocol}")
+    ranges = next(iter(protocols.values()))["ranges"]
+    solvers = arguments.solver or list(ranges)
+    if missing := set(solvers) - set(ranges):
+        parser.error(f"no ranges for {missing} in {arguments.protocol}")
+    for solver in solvers:
+        tuned, _ = split_ranges(ranges[solver])
+        if not set(tuned) <= set(TUNED):
+            parser.error(
+                f"{solver} has ranges for {', '.join(tuned)}; only "
+                f"{' and '.join(TUNED)} are tuned."
+            )
+    # Tiny models gain nothing from threads, and losses depend on them.
+    torch.set_num_threads(1)
+    benchmark = Benchmark(ROOT, no_cache=True)
+    for problem in arguments.problem or protocols:
+        print(f"{problem}:")
+        tune(benchmark, protocols[problem], solvers)
 
 
 if __name__ == "__main__":

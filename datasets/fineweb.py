@@ -85,14 +85,21 @@ class Dataset(BaseDataset):
         ]
 
     def _get_state(self):
-        """benchopt caches what it has prepared, and doesn't see that it was
-        deleted: what is missing is given a new key each time."""
+        """benchopt caches what it has prepared and run, and doesn't see that
+        files were deleted or replaced: their versions are part of the key,
+        and what is missing has a new one each time."""
         folder = get_data_path("fineweb10B")
         try:
-            is_here = all((folder / name).exists() for name in self._names())
+            versions = [
+                (info.st_size, info.st_mtime_ns) for info in (
+                    (folder / name).stat() for name in self._names()
+                )
+            ]
+        except OSError:
+            versions = time.time_ns()
         except ValueError:
-            is_here = True  # prepare says what is wrong.
-        return {"missing_since": None if is_here else time.time_ns()}
+            versions = None  # prepare says what is wrong.
+        return {"versions": versions}
 
     def __setstate__(self, state):
         """Nothing to restore: the state is there for the cache key."""

@@ -115,7 +115,7 @@ class Dataset(BaseDataset):
             for side, opened in zip(SIDES, shards):
                 if opened.num_tokens != corpus[side]["tokens"]:
                     raise ValueError(f"{side} shards are missing.")
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{folder} is damaged: {error} Delete this folder; it is "
                 "written again from the text."

@@ -25,6 +25,9 @@ class Plot(BasePlot):
             (df["dataset_name"] == dataset)
             & (df["objective_name"] == objective)
         ]
+        # benchopt asks for all combinations, also those that did not run.
+        if df.empty:
+            return []
         # A diverged evaluation has no place on the axis.
         df = df[np.isfinite(df["objective_value"])]
         column = COLUMNS[against]

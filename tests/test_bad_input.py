@@ -40,6 +40,7 @@ def refused(bench, monkeypatch):
 
 @pytest.mark.parametrize("parameters, parts", [
     ({"target": 0.5}, ["target=0.5", "entropy", "1.03"]),
+    ({"target": 0}, ["target=0"]),
     ({"sequence_length": 64}, ["sequence_length=64", "context_length=32"]),
     ({"val_tokens": 1000}, ["val_tokens=1000", "sequence_length=32"]),
     ({"val_tokens": 0}, ["val_tokens=0", "sequence_length=32"]),

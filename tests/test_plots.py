@@ -1,5 +1,6 @@
 """The report shows the numbers of the results."""
 import numpy as np
+import pandas as pd
 import pytest
 from benchopt.results import read_results
 
@@ -29,3 +30,15 @@ def test_curves_are_the_losses_of_the_results(
     assert np.isfinite(sgd["y"]).all() and len(sgd["x"]) == len(sgd["y"])
     assert target["y"] == [df.objective_target[0]] * 2
     assert objective in plot["title"] and dataset in plot["title"]
+
+
+def test_combinations_that_did_not_run_are_empty(run, bench, tmp_path):
+    frames = []
+    for name, change in [("a", {"margin": 0.2}), ("b", {"margin": 0.3})]:
+        run(None, {"eval_every": 4 if name == "a" else 5}, change,
+            output_file=str(tmp_path / f"{name}.parquet"))
+        frames.append(read_results(tmp_path / f"{name}.parquet"))
+    plots, _ = bench.get_plot_data(pd.concat(frames), ["validation_loss"])
+    curves = [len(plot["data"]) for plot in plots["validation_loss"].values()]
+    # Two datasets, two objectives, three axes; two pairs ran.
+    assert sorted(curves) == 6 * [0] + 6 * [2]

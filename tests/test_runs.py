@@ -185,6 +185,24 @@ def test_the_clock_includes_all_training_work(run, monkeypatch):
     )
 
 
+def test_the_clock_excludes_what_the_preparation_has_queued(
+        run, bench, monkeypatch):
+    Objective = bench.get_benchmark_objective()
+    make_model, queue = Objective._make_model, []
+
+    def queueing_make_model(*args):
+        queue.append(0.5)
+        return make_model(*args)
+
+    def drain(_):
+        time.sleep(sum(queue))
+        queue.clear()
+
+    monkeypatch.setattr(Objective, "_make_model", queueing_make_model)
+    monkeypatch.setattr(training, "synchronize", drain)
+    assert run().time.max() < 0.5
+
+
 def test_results_describe_the_run(run):
     last = run().iloc[-1]
     assert last.num_parameters == (

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmark_utils import shards
 from benchmark_utils.shards import (
     TokenShards,
     open_shard,
@@ -339,7 +340,7 @@ def test_a_vocabulary_that_uint16_cannot_hold_is_refused(
 
 def test_more_tokens_than_the_header_can_count_are_refused(
         tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmark_utils.shards.MAX_TOKENS", 5)
+    monkeypatch.setattr(shards, "MAX_TOKENS", 5)
     with pytest.raises(ValueError, match="at most 5"):
         write_shard(tmp_path / "my.bin", [[1, 2, 3], [4, 5, 6]])
     assert leftovers(tmp_path) == []

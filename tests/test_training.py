@@ -264,10 +264,12 @@ def test_device_and_dtype_are_decided_with_a_reason():
 
 @pytest.mark.parametrize("choose, argument", [
     (choose_device, "tpu9"),
+    (choose_device, "meta"),
+    (choose_device, 1.5),
     (lambda dtype: choose_dtype(dtype, torch.device("cpu")), "float16"),
 ])
 def test_an_unknown_device_or_dtype_is_refused(choose, argument):
-    with pytest.raises(ValueError, match=argument):
+    with pytest.raises(ValueError, match=str(argument)):
         choose(argument)
 
 
@@ -286,8 +288,11 @@ def test_micro_batch_divides_the_rows_and_suits_the_device():
     # Below the 65,536 tokens at which compiled attention can give NaN.
     assert choose_micro_batch(512, 1024, cuda) * 1024 < 65_536
     assert max_micro_batch(1024, cuda) * 1024 < 65_536
-    with pytest.raises(ValueError, match="micro_batch_size=3 .* 8 rows"):
-        choose_micro_batch(8, 16, cpu, 3)
+    for size in (3, 0, "big"):
+        with pytest.raises(
+            ValueError, match=f"micro_batch_size={size!r} .* 8 rows"
+        ):
+            choose_micro_batch(8, 16, cpu, size)
 
 
 def test_the_cache_key_has_the_versions_of_what_is_measured():

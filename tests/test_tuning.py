@@ -12,15 +12,16 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import tune  # noqa: E402
 
-PROTOCOL = yaml.safe_load((ROOT / "configs" / "tune.yml").read_text())
-LEDGER = tune.read_ledger(ROOT / PROTOCOL["ledger"])
-FIELD = yaml.safe_load((ROOT / "configs" / "field.yml").read_text())
+PROTOCOLS = tune.read_protocol(ROOT / "configs" / "tune.yml")
+FIELDS = {"simulated": "field.yml", "text": "field_text.yml"}
 SMALL = """
-ledger: {ledger}
 trials: 2
 seed: 7
-dataset: Simulated[train_tokens=20000,val_tokens=5000]
-objective: nanoGPT[n_layer=1,n_head=2,n_embd=16,context_length=16,\
+problems:
+  tiny:
+    ledger: {ledger}
+    dataset: Simulated[train_tokens=20000,val_tokens=5000]
+    objective: nanoGPT[n_layer=1,n_head=2,n_embd=16,context_length=16,\
 sequence_length=16,batch_size=4,val_tokens=512,eval_every=4,device=cpu,\
 dtype=float32]
 fixed: {{num_steps: 4, warmup_steps: 1}}
@@ -30,38 +31,51 @@ ranges:
 """
 
 
-@pytest.mark.parametrize("solver", PROTOCOL["ranges"])
-def test_every_solver_had_the_same_budget_from_its_declared_ranges(solver):
-    rows = [row for row in LEDGER if row["solver"] == solver]
-    assert [int(row["trial"]) for row in rows] == list(range(8))
-    assert {int(row["seed"]) for row in rows} == {PROTOCOL["seed"]}
-    ranges, _ = tune.split_ranges(PROTOCOL["ranges"][solver])
-    for row, setting in zip(rows, tune.sample(ranges, 8, PROTOCOL["seed"])):
-        assert setting == {
-            name: float(row[name]) for name in tune.TUNED if row[name]
-        }
-        for name, (low, high) in ranges.items():
-            assert low <= setting[name] <= high
+@pytest.fixture(params=FIELDS)
+def problem(request):
+    """The protocol of a problem, its ledger, and the field that it tuned."""
+    protocol = PROTOCOLS[request.param]
+    field = yaml.safe_load(
+        (ROOT / "configs" / FIELDS[request.param]).read_text()
+    )
+    return protocol, tune.read_ledger(ROOT / protocol["ledger"]), field
+
+
+def test_every_solver_had_the_same_budget_from_its_declared_ranges(problem):
+    protocol, ledger, _ = problem
+    for solver, entry in protocol["ranges"].items():
+        rows = [row for row in ledger if row["solver"] == solver]
+        assert [int(row["trial"]) for row in rows] == list(range(8)), solver
+        assert {int(row["seed"]) for row in rows} == {protocol["seed"]}
+        ranges, _ = tune.split_ranges(entry)
+        settings = tune.sample(ranges, 8, protocol["seed"])
+        for row, setting in zip(rows, settings):
+            assert setting == {
+                name: float(row[name]) for name in tune.TUNED if row[name]
+            }
+            for name, (low, high) in ranges.items():
+                assert low <= setting[name] <= high
 
 
 def test_ranges_are_equally_wide():
-    for entry in PROTOCOL["ranges"].values():
+    for entry in PROTOCOLS["simulated"]["ranges"].values():
         ranges, _ = tune.split_ranges(entry)
         for name, (low, high) in ranges.items():
             width = {"learning_rate": 30, "weight_decay": 100}[name]
             assert high / low == pytest.approx(width)
 
 
-def test_the_field_runs_with_the_best_settings_found(bench):
+def test_the_field_runs_with_the_best_settings_found(bench, problem):
     """On the same problem and horizon, with seeds that were not tuned on."""
-    assert FIELD["solver"] == [
-        tune.selector(bench, solver, PROTOCOL, tune.best(LEDGER, solver))
-        for solver in PROTOCOL["ranges"]
+    protocol, ledger, field = problem
+    assert field["solver"] == [
+        tune.selector(bench, solver, protocol, tune.best(ledger, solver))
+        for solver in protocol["ranges"]
     ]
-    assert FIELD.get("seed", 0) != PROTOCOL["seed"]
+    assert field.get("seed", 0) != protocol["seed"]
     tuned, reported = (
         re.sub(r"eval_every=\d+", "", objective)
-        for objective in (PROTOCOL["objective"], FIELD["objective"][0])
+        for objective in (protocol["objective"], field["objective"][0])
     )
     assert tuned == reported
 
@@ -91,9 +105,9 @@ def test_tuning_continues_and_comes_back_the_same(tmp_path):
     finished = ledger.read_text()
     again = run()
     assert ledger.read_text() == finished
-    assert again.splitlines() == output.splitlines()[-2:]
+    assert again.splitlines()[1:] == output.splitlines()[-2:]
     best = min(tune.read_ledger(ledger)[1::2], key=lambda row: row["val_loss"])
-    assert again.splitlines()[1] == (
+    assert again.splitlines()[2] == (
         "- SGD[num_steps=4,warmup_steps=1,momentum=0.5,"
         f"learning_rate={float(best['learning_rate'])}]"
     )

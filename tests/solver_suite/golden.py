@@ -1,5 +1,6 @@
 """Losses of each solver on the tiny problem, recorded to the last bit."""
 import functools
+import importlib.metadata
 import platform
 from pathlib import Path
 
@@ -31,16 +32,21 @@ def train_losses(solver_class, bench, eval_every=5):
 
 def where_losses_are_exact():
     """All that losses depend on, to the last bit."""
-    cpu = platform.processor() or platform.machine()
+    cpu = [platform.machine()]
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((
+        # Virtual machines call very different processors by the same name.
+        cpu = [
             line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ), cpu)
+            for line in info.read_text().partition("\n\n")[0].splitlines()
+            if line.startswith(("model", "cpu family", "stepping"))
+        ]
+    packages = [
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "pytorch-optimizer", "schedulefree")
+    ]
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, {capability}, {cpu}"
+    return ", ".join([*packages, capability, *cpu])
 
 
 def read_golden_losses():
