@@ -148,7 +148,7 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
 
     def slow(function):
         def slowed(*args, **kwargs):
-            time.sleep(0.3)
+            time.sleep(0.6)
             return function(*args, **kwargs)
         return slowed
 
@@ -160,9 +160,9 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
         )
     start = time.perf_counter()
     frame = run({"Adam": {"num_steps": 5}})
-    assert time.perf_counter() - start > 2.0
-    assert frame.time.iloc[-1] < 0.3
-    assert (frame.eval_seconds > 0.29).all()
+    assert time.perf_counter() - start > 4.0
+    assert frame.time.iloc[-1] < 0.6
+    assert (frame.eval_seconds > 0.59).all()
 
 
 def test_the_clock_includes_all_training_work(run, monkeypatch):
@@ -177,7 +177,7 @@ def test_the_clock_includes_all_training_work(run, monkeypatch):
     monkeypatch.setattr(training, "synchronize", lambda _: time.sleep(0.2))
     frame = run({"Adam": {"num_steps": 5, "warmup_steps": 1}})
     assert frame.step.tolist() == [0, 5]
-    assert 0.2 <= frame.time.iloc[0] < 0.3
+    assert 0.2 <= frame.time.iloc[0] < 0.4
     assert 2 * 0.2 + 5 * 0.05 <= frame.time.iloc[1]
     trained = frame.time.iloc[1] - frame.time.iloc[0]
     assert frame.tokens_per_second.iloc[1] == pytest.approx(
@@ -191,7 +191,7 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
     make_model, queue = Objective._make_model, []
 
     def queueing_make_model(*args):
-        queue.append(0.5)
+        queue.append(1.0)
         return make_model(*args)
 
     def drain(_):
@@ -200,7 +200,7 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
 
     monkeypatch.setattr(Objective, "_make_model", queueing_make_model)
     monkeypatch.setattr(training, "synchronize", drain)
-    assert run().time.max() < 0.5
+    assert run().time.max() < 1.0
 
 
 def test_results_describe_the_run(run):
