@@ -356,6 +356,11 @@ def test_evaluations_leave_no_trace_in_training(solver_class, bench):
     assert often == train_losses(solver_class, bench, eval_every=100)
 
 
+# Two of its losses were one unit in the last place away in one process of
+# many, on the same machine.
+NEARLY_EXACT = {"psgd_kron"}
+
+
 def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
     """To the last bit where they were recorded. Elsewhere rounding differs,
     and steps that jump enlarge it: the first five, within 1 %."""
@@ -364,7 +369,10 @@ def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
         pytest.skip("no losses are recorded for this file")
     losses = train_losses(solver_class, bench)
     if where == where_losses_are_exact():
-        assert losses == table[solver_file.stem]
+        bound = 1e-6 if solver_file.stem in NEARLY_EXACT else 0.0
+        assert losses == pytest.approx(
+            table[solver_file.stem], rel=bound, abs=0.0
+        )
     else:
         recorded = table[solver_file.stem][:5]
         assert losses[:5] == pytest.approx(recorded, rel=0.01)
