@@ -1,0 +1,33 @@
+"""The benchmark scripts run, on sizes of seconds."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+
+@pytest.mark.slow
+def test_training_speed_is_measured_side_by_side():
+    variants = ["plain float32", "transformers", "float32", "matmul float32"]
+    output = subprocess.run(
+        [sys.executable, "benchmarks/training.py", "--n-layer", "1",
+         "--n-head", "2", "--n-embd", "32", "--sequence-length", "32",
+         "--micro-batch", "2", "--repetitions", "2", "--no-scaling",
+         "--json", "--variants", *variants],
+        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
+    ).stdout
+    rows = {row["variant"]: row for row in json.loads(output)}
+    assert list(rows) == variants
+    plain, ours = rows["plain float32"], rows["float32"]
+    assert plain["speed_up"] == 1.0
+    assert ours["speed_up"] == pytest.approx(
+        plain["seconds"] / ours["seconds"]
+    )
+    # Two rows of 32 tokens, 6 per weight and 12 per width and position.
+    flops = 64 * (6 * (50257 * 32 + 12 * 32**2) + 12 * 32 * 32)
+    assert ours["gflops"] == pytest.approx(flops / ours["seconds"] / 1e9)
+    assert ours["tokens_per_second"] == pytest.approx(64 / ours["seconds"])
+    assert rows["matmul float32"]["share_of_ceiling"] == 1.0
+    assert all(row["peak_mib"] > 100 for row in rows.values())
