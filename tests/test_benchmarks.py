@@ -31,3 +31,18 @@ def test_training_speed_is_measured_side_by_side():
     assert ours["tokens_per_second"] == pytest.approx(64 / ours["seconds"])
     assert rows["matmul float32"]["share_of_ceiling"] == 1.0
     assert all(row["peak_mib"] > 100 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured_beside_a_plain_read():
+    output = subprocess.run(
+        [sys.executable, "benchmarks/loader.py", "--rounds", "1", "--shards",
+         "2", "--shard-tokens", "2000000"],
+        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
+    ).stdout
+    ratios = [
+        float(line.split(":")[1].split()[0]) for line in output.splitlines()
+        if line.strip().startswith("ours / plain:")
+    ]
+    assert len(ratios) == 3 and min(ratios) > 0
+    assert "longest gap at a shard change" in output
