@@ -29,13 +29,13 @@ class Clone:
     def __init__(self, folder):
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".*", "__pycache__", "__cache__", "outputs", "data", "tests"
+            ".*", "__pycache__", "__cache__", "outputs", "data"
         ))
 
     def run(self, command, returncode=0, tracebacks=False, **environment):
-        """Run a command of benchopt or Python; return what it prints."""
+        """Run a command of Python or a module; return what it prints."""
         program, *arguments = shlex.split(command)
-        module = {"benchopt": ["-m", "benchopt"], "python": []}[program]
+        module = [] if program == "python" else ["-m", program]
         process = subprocess.run(
             [sys.executable, *module, *arguments], cwd=self.folder,
             env=os.environ | {"CI": "true"} | environment, text=True,
