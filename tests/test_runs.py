@@ -1,5 +1,6 @@
 """Whole runs through benchopt: they stop and record as promised, and no run
 leaves a trace in another."""
+import shutil
 import time
 
 import numpy as np
@@ -216,6 +217,7 @@ def test_results_describe_the_run(run):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
 def test_compilation_changes_rounding_and_is_not_timed(run):
     eager = run(objective={"compile": False}, n_repetitions=2)
     compiled = run(objective={"compile": True}, n_repetitions=2)
