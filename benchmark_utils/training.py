@@ -129,8 +129,9 @@ class TrainingSolver(BaseSolver):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
         self._start()
+        micro_batch = self._first_micro_batch()
         for _ in range(2):
-            self._train_step(*self._first_micro_batch())
+            self._train_step(*micro_batch)
 
     def pre_run_hook(self, callback):
         self._start()

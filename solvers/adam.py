@@ -5,6 +5,7 @@ settings are those of llm.c's ``scripts/run_gpt2_124M.sh``.
 """
 import torch
 
+from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training import TrainingSolver
 
 
@@ -30,13 +31,7 @@ class Solver(TrainingSolver):
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
-        decayed = (
-            roles["hidden_matrices"] + roles["embeddings"] + roles["head"]
-        )
         return torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.weight_decay},
-                {"params": roles["gains_and_biases"], "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate, betas=(self.beta1, self.beta2), fused=True,
+            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
+            betas=(self.beta1, self.beta2), fused=True,
         )
