@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmark_utils.attention import causal_attention
 from benchmark_utils.cross_entropy import linear_cross_entropy
 
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.n_head, -1)).permute(
             2, 0, 3, 1, 4
         )
-        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        heads = causal_attention(q, k, v)
         x = x + self.attn_proj(heads.transpose(1, 2).flatten(-2))
         hidden = F.gelu(self.mlp_fc(self.mlp_norm(x)), approximate="tanh")
         return x + self.mlp_proj(hidden)

@@ -4,10 +4,10 @@
     python benchmarks/training.py --micro-batch 1 --repetitions 5 --json
 
 Every variant is a process of its own, so that its peak memory is its own. The
-variants of a group take turns, one step each, so that a machine whose speed
-drifts treats all alike; the plain loop is in both groups. A group holds some
-15 GB of memory at full size with micro-batches of one row, and three times
-that with four: name fewer variants where that is too much.
+variants of a group take turns, so that a machine whose speed drifts treats all
+alike; each is quoted as a multiple of the speed of the first. A turn is a step
+to warm up and a step on the clock, after which the process returns its free
+memory: a group holds some 15 GB at full size with micro-batches of four rows.
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
@@ -39,7 +39,6 @@ from benchmark_utils.gpt2 import GPT2  # noqa: E402
 from benchmark_utils.shards import TokenShards, write_shard  # noqa: E402
 
 VOCAB_SIZE = 50257
-# Baseline first: the others are quoted as multiples of its speed.
 VARIANTS = {
     "plain float32": "PyTorch as it comes: eager, GELU spelled out, all "
                      "logits, AdamW's defaults, memory returned to the system",
@@ -50,15 +49,25 @@ VARIANTS = {
     "bfloat16 compiled": "ours",
     "evaluate float32": "ours, forward only",
     "evaluate bfloat16": "ours, forward only",
+    "evaluate bfloat16 compiled": "ours, forward only",
     "matmul float32": "the ceiling: the model's matrix products alone",
     "matmul bfloat16": "the ceiling: the model's matrix products alone",
+    "forward matmul float32": "the ceiling of an evaluation",
     "forward matmul bfloat16": "the ceiling of an evaluation",
 }
 GROUPS = [
     ["plain float32", "transformers", "float32", "float32 compiled",
-     "evaluate float32", "matmul float32"],
-    ["plain float32", "bfloat16", "bfloat16 compiled", "evaluate bfloat16",
-     "matmul bfloat16", "forward matmul bfloat16"],
+     "matmul float32"],
+    ["plain float32", "bfloat16", "bfloat16 compiled", "matmul bfloat16"],
+    ["evaluate float32", "evaluate bfloat16", "evaluate bfloat16 compiled",
+     "forward matmul float32", "forward matmul bfloat16"],
+]
+
+# Changes to the model and the rows of a micro-batch, to see how costs grow.
+SCALING = [
+    ({}, 1), ({}, 4), ({"n_layer": 6}, 4), ({"n_layer": 3}, 4),
+    ({"n_embd": 384, "n_head": 6}, 4), ({"context_length": 512}, 4),
+    ({"context_length": 256}, 4), ({"context_length": 256}, 16),
 ]
 
 
@@ -87,7 +96,7 @@ def set_up(variant, shape, rows):
     length = shape["context_length"]
     objective = bench.get_benchmark_objective().get_instance(
         **shape, sequence_length=length, batch_size=rows,
-        micro_batch_size=rows, val_tokens=max(4, rows) * length,
+        micro_batch_size=rows, val_tokens=rows * length,
         dtype=next(word for word in variant.split() if "float" in word),
         compile="compiled" in variant,
     )
@@ -97,7 +106,7 @@ def set_up(variant, shape, rows):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.bin"
         write_shard(path, [np.random.default_rng(0).integers(
-            VOCAB_SIZE, size=max(4, rows) * length + 1
+            VOCAB_SIZE, size=rows * length + 1
         )])
         shards = TokenShards([path], VOCAB_SIZE)
         objective.set_data(shards, shards, 1.0, None, repeat=True)
@@ -182,11 +191,13 @@ def work(pipe, variant, shape, rows):
     with contextlib.redirect_stdout(None):
         step = make_step(variant, shape, rows, device)
         step()
-    release_memory(device)
     pipe.send("ready")
     # Until the main process closes its end.
     with contextlib.suppress(EOFError):
-        while pipe.recv():
+        while True:
+            release_memory(device)
+            pipe.recv()
+            step()
             synchronize(device)
             start = time.perf_counter()
             step()
@@ -203,15 +214,13 @@ def flops(variant, shape, rows):
     per_token = 6 * weights
     if "matmul" not in variant:
         per_token += 12 * shape["n_layer"] * shape["n_embd"] * length
-    if variant.startswith("evaluate"):
-        return per_token / 3 * max(4, rows) * length
-    if variant.startswith("forward"):
+    if variant.startswith(("evaluate", "forward")):
         per_token /= 3
     return per_token * rows * length
 
 
 def measure(variants, shape, rows, repetitions):
-    """Seconds per step [repetitions] and peak bytes of each variant."""
+    """One row of a table per variant, as dictionaries."""
     context = multiprocessing.get_context("spawn")
     workers = {}
     seconds, peak = {variant: [] for variant in variants}, {}
@@ -225,13 +234,11 @@ def measure(variants, shape, rows, repetitions):
             end.close()
             workers[variant] = pipe, process
             pipe.recv()
-        # The first round is warm-up.
-        for round_ in range(repetitions + 1):
+        for _ in range(repetitions):
             for variant, (pipe, _) in workers.items():
-                pipe.send(True)
+                pipe.send("go")
                 elapsed, peak[variant] = pipe.recv()
-                if round_:
-                    seconds[variant].append(elapsed)
+                seconds[variant].append(elapsed)
     except (EOFError, BrokenPipeError):
         raise SystemExit(
             f"The process of {variant!r} died; if nothing is said above, for "
@@ -240,11 +247,12 @@ def measure(variants, shape, rows, repetitions):
     for pipe, process in workers.values():
         pipe.close()
         process.join()
-    return seconds, peak
+    return summarise(variants, shape, rows, seconds, peak)
 
 
 def summarise(variants, shape, rows, seconds, peak):
-    """One row of the table per variant, as dictionaries."""
+    """What ``measure`` returns, from the seconds of every step of each variant
+    and its peak of bytes."""
     length = shape["context_length"]
     rates = {
         variant: flops(variant, shape, rows)
@@ -260,12 +268,11 @@ def summarise(variants, shape, rows, seconds, peak):
         ceiling = rates.get(
             f"{'forward ' if evaluated else ''}matmul {dtype}"
         )
-        tokens = (max(4, rows) if evaluated else rows) * length
         table.append({
             "variant": variant, "rows": rows, **shape, "seconds": median,
             "fastest": min(seconds[variant]),
             "slowest": max(seconds[variant]),
-            "tokens_per_second": tokens / median,
+            "tokens_per_second": rows * length / median,
             "gflops": rates[variant],
             "share_of_ceiling": ceiling and rates[variant] / ceiling,
             "speed_up": baseline / median,
@@ -274,14 +281,15 @@ def summarise(variants, shape, rows, seconds, peak):
     return table
 
 
-def print_table(table):
-    print(f"{'':24}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
-          f"{'GFLOP/s':>9}{'ceiling':>9}{'x plain':>9}{'peak MiB':>10}")
-    for row in table:
+def print_table(title, labels, table):
+    print(f"\n{title}, {choose_device()[0]}")
+    print(f"{'':28}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
+          f"{'GFLOP/s':>9}{'ceiling':>9}{'x first':>9}{'peak MiB':>10}")
+    for label, row in zip(labels, table):
         spread = f"[{row['fastest']:.2f}-{row['slowest']:.2f}]"
         share = row["share_of_ceiling"]
         print(
-            f"{row['variant']:24}{row['seconds']:8.3f}  {spread:15}"
+            f"{label:28}{row['seconds']:8.3f}  {spread:15}"
             f"{row['tokens_per_second']:9.0f}{row['gflops']:9.0f}"
             f"{f'{share:.0%}' if share else '':>9}"
             f"{row['speed_up']:9.2f}{row['peak_mib']:10.0f}"
@@ -312,32 +320,30 @@ def main():
         "n_layer": options.n_layer, "n_head": options.n_head,
         "n_embd": options.n_embd, "context_length": options.sequence_length,
     }
-    groups = [options.variants] if options.variants else GROUPS
-    problems = [
-        (group, shape, rows) for rows in options.micro_batch
-        for group in groups
-    ]
-    if not options.no_scaling:
-        problems += [
-            (["bfloat16"], shape | change, rows) for change, rows in [
-                ({"n_layer": 3}, 4), ({"n_layer": 6}, 4),
-                ({"n_embd": 384, "n_head": 6}, 4),
-                ({"context_length": 256}, 4), ({"context_length": 256}, 16),
-                ({"context_length": 512}, 4),
-            ]
-        ]
     tables = []
-    for variants, size, rows in problems:
-        table = summarise(
-            variants, size, rows,
-            *measure(variants, size, rows, options.repetitions),
-        )
+    for rows in options.micro_batch:
+        for variants in [options.variants] if options.variants else GROUPS:
+            table = measure(variants, shape, rows, options.repetitions)
+            tables += table
+            if not options.json:
+                print_table(
+                    f"{rows} x {options.sequence_length} tokens, "
+                    f"{options.n_layer} layers of width {options.n_embd}",
+                    variants, table,
+                )
+    if not options.no_scaling:
+        table = [
+            row for changes, rows in SCALING
+            for row in measure(
+                ["bfloat16"], shape | changes, rows, options.repetitions
+            )
+        ]
         tables += table
         if not options.json:
-            print(f"\n{rows} x {size['context_length']} tokens, "
-                  f"{size['n_layer']} layers of width {size['n_embd']}, "
-                  f"{choose_device()[0]}")
-            print_table(table)
+            print_table("How the cost of a step in bfloat16 grows", [
+                "{n_layer} x {n_embd}, {rows} x {context_length}".format(**row)
+                for row in table
+            ], table)
     if options.json:
         print(json.dumps(tables, indent=1))
 
