@@ -20,8 +20,8 @@ CPU_MICRO_BATCH_TOKENS = 4096
 CUDA_MICRO_BATCH_TOKENS = 32768
 
 # What a run must compute for compilation to pay for itself. On two cores, it
-# takes 30 s and then saves 6 % at GPT-2's full size. On CUDA it is a minute,
-# and a third of the time; that one is an estimate.
+# takes 30 s and then saves up to 10 % at GPT-2's full size. On CUDA it is a
+# minute, and a third of the time; that one is an estimate.
 COMPILE_FLOPS = {"cpu": 3e14, "cuda": 3e16}
 
 # Options of mallopt, from glibc's malloc.h.
