@@ -229,8 +229,7 @@ def peak_memory(device):
     CUDA, of the whole process on a CPU.
 
     Only Linux can reset the peak of a process, where that is allowed;
-    otherwise it is of the process's whole life. Elsewhere it is the peak of
-    the process's whole life (Windows) or its present size (macOS).
+    otherwise it is of the process's whole life, or on macOS its present size.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
