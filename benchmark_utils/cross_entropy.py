@@ -62,6 +62,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad = grad.to(hidden.dtype)
                     hidden_grad[rows] = grad @ low_weight
                     weight_grad += grad.T @ hidden[rows]
+                # The next chunk needs the memory.
+                log_probs = grad = None
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.num_rows = len(hidden)
         return loss / len(hidden)

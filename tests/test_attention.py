@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from benchmark_utils.attention import causal_attention
+from benchmark_utils.attention import _blockwise, causal_attention
 
 
 def formula(queries, keys, values):
@@ -40,6 +40,13 @@ def test_equals_the_formula(length, dtype, tolerance):
     expected.backward(weights.double())
     assert error(averages, expected) < tolerance
     assert error(qkv.grad, exact.grad) < tolerance
+
+
+def test_the_compiler_is_told_the_truth_about_the_operation():
+    inputs = torch.randn(3, 2, 300, 16, dtype=torch.bfloat16)
+    torch.library.opcheck(
+        _blockwise, tuple(x.clone().requires_grad_() for x in inputs)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
