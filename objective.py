@@ -12,7 +12,7 @@ from benchopt import BaseObjective
 from benchmark_utils.device import (
     autocast, choose_device, choose_dtype, keep_freed_memory, max_micro_batch
 )
-from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.gpt2 import GPT2, activation_bytes
 from benchmark_utils.loader import BatchLoader
 from benchmark_utils.stopping import TargetCriterion
 
@@ -130,6 +130,10 @@ class Objective(BaseObjective):
         keep_freed_memory()
         self._device, device_reason = choose_device(self.device)
         self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
+        self._max_micro_batch = max_micro_batch(
+            self.sequence_length, self._device,
+            activation_bytes(self.n_layer, self.n_embd),
+        )
         self._val_loader.check_horizon(1)
         return dict(
             # A fresh model for each run: what one run trains, no other sees.
@@ -140,6 +144,7 @@ class Objective(BaseObjective):
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
+            max_micro_batch=self._max_micro_batch,
             device=self._device,
             dtype=self._dtype,
             compile=self.compile,
@@ -156,7 +161,7 @@ class Objective(BaseObjective):
         ).to(self._device)
 
     def evaluate_result(self, model, step, num_steps, train_loss,
-                        learning_rate, peak_memory):
+                        learning_rate, micro_batch_size, peak_memory):
         start = time.perf_counter()
         val_loss = self._evaluate(model)
         eval_seconds = time.perf_counter() - start
@@ -170,10 +175,12 @@ class Objective(BaseObjective):
             target=self._target,
             target_reached=int(val_loss < self._target),
             diverged=int(not math.isfinite(val_loss + train_loss)),
+            micro_batch_size=micro_batch_size,
             peak_memory_mib=peak_memory / 2**20,
             eval_seconds=eval_seconds,
             num_parameters=sum(p.numel() for p in model.parameters()),
             world_size=self._train_loader.world_size,
+            num_threads=torch.get_num_threads(),
             device=describe_device(self._device),
             dtype=dtype_name(self._dtype),
             torch_version=torch.__version__,
@@ -188,7 +195,7 @@ class Objective(BaseObjective):
                 self._device, stop_step=1
             )
         inputs, targets = self._val_batch
-        size = max_micro_batch(self.sequence_length, self._device)
+        size = self._max_micro_batch
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for micro_inputs, micro_targets in zip(
             inputs.split(size), targets.split(size)
@@ -203,7 +210,7 @@ class Objective(BaseObjective):
         model = self.get_objective()["make_model"]()
         return dict(
             model=model, step=0, num_steps=1, train_loss=0.0,
-            learning_rate=0.0, peak_memory=0,
+            learning_rate=0.0, micro_batch_size=1, peak_memory=0,
         )
 
 

@@ -18,6 +18,9 @@ CPU_MICRO_BATCH_TOKENS = 4096
 # On CUDA, micro-batches of 65,536 tokens give NaN in compiled attention with
 # some versions of torch (pytorch/pytorch#171389): stay well below.
 CUDA_MICRO_BATCH_TOKENS = 32768
+# Share of a GPU's free memory for what a micro-batch keeps for its backward
+# pass; the rest is for weights, gradients, optimizer state and logits.
+ACTIVATION_SHARE = 0.5
 
 # What a run must compute for compilation to pay for itself. On two cores, it
 # takes 30 s and then saves up to 10 % at GPT-2's full size. On CUDA it is a
@@ -136,17 +139,38 @@ def autocast(device, dtype):
     )
 
 
-def max_micro_batch(sequence_length, device):
-    """Rows that go through a model at once, at most."""
-    tokens = (
-        CUDA_MICRO_BATCH_TOKENS if device.type == "cuda"
-        else CPU_MICRO_BATCH_TOKENS
-    )
+def max_micro_batch(sequence_length, device, bytes_per_token):
+    """Rows that go through a model at once, at most.
+
+    On CUDA as many as half of the free memory holds. On a CPU it does not
+    depend on the memory: the same command gives the same losses to the bit.
+
+    Parameters
+    ----------
+    sequence_length : int
+        Tokens per row.
+    device : torch.device
+    bytes_per_token : int
+        What a training step keeps for its backward pass.
+
+    Returns
+    -------
+    rows : int
+        At least 1.
+    """
+    tokens = CPU_MICRO_BATCH_TOKENS
+    if device.type == "cuda":
+        # What this process has reserved is of an earlier run, and given back.
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device)
+        tokens = min(
+            CUDA_MICRO_BATCH_TOKENS,
+            int(ACTIVATION_SHARE * free) // bytes_per_token,
+        )
     return max(1, tokens // sequence_length)
 
 
-def choose_micro_batch(num_rows, sequence_length, device,
-                       micro_batch_size="auto"):
+def choose_micro_batch(num_rows, max_rows, micro_batch_size="auto"):
     """Rows per micro-batch of a training step.
 
     It changes memory and speed, never the mathematics: gradients and losses
@@ -156,11 +180,10 @@ def choose_micro_batch(num_rows, sequence_length, device,
     ----------
     num_rows : int
         Rows that one rank computes per step.
-    sequence_length : int
-        Tokens per row.
-    device : torch.device
+    max_rows : int
+        From ``max_micro_batch``.
     micro_batch_size : int or "auto"
-        "auto" is the largest that divides the rows and suits the device.
+        "auto" is the largest up to ``max_rows`` that divides the rows.
 
     Returns
     -------
@@ -172,9 +195,8 @@ def choose_micro_batch(num_rows, sequence_length, device,
         If the size asked for does not divide the rows.
     """
     if micro_batch_size == "auto":
-        limit = max_micro_batch(sequence_length, device)
         return max(
-            size for size in range(1, min(num_rows, limit) + 1)
+            size for size in range(1, min(num_rows, max_rows) + 1)
             if num_rows % size == 0
         )
     if (

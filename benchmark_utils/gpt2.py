@@ -150,3 +150,12 @@ class GPT2(nn.Module):
         weights = head.numel() + sum(p.numel() for p in hidden)
         attention = len(self.blocks) * head.shape[1] * sequence_length
         return 6 * weights + 12 * attention
+
+
+def activation_bytes(n_layer, n_embd):
+    """Bytes per token, at most, that a training step keeps for its backward
+    pass: per layer 16 activations as wide as the model (inputs and outputs of
+    two LayerNorms; queries, keys, values and their averages; the MLP, four
+    times as wide, before and after GELU), and as much for what is around the
+    layers, in float32. bfloat16 keeps about 60 % of it."""
+    return 4 * 16 * (n_layer + 1) * n_embd

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmark_utils.device import (  # noqa: E402
-    autocast, choose_dtype, choose_device
+    autocast, choose_dtype, choose_device, keep_freed_memory
 )
 from benchmark_utils.gpt2 import GPT2  # noqa: E402
 
@@ -141,6 +141,7 @@ def main():
     options = parser.parse_args()
     if not 2 <= options.layers <= FULL_LAYERS:
         parser.error(f"--layers is from 2 to {FULL_LAYERS}")
+    keep_freed_memory()
     benchmark = Benchmark(ROOT, no_cache=True)
     solvers = (
         benchmark.check_solver_patterns(options.solver, class_only=True)

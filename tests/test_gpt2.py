@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from benchmark_utils.gpt2 import GPT2
+from benchmark_utils.device import autocast
+from benchmark_utils.gpt2 import GPT2, activation_bytes
 
 
 def transformers_twin(model, n_layer, n_head, n_embd):
@@ -149,3 +150,26 @@ def test_roles_hold_every_parameter_once():
 def test_heads_that_cannot_share_the_width_are_refused():
     with pytest.raises(ValueError, match="n_embd=16 .* n_head=3"):
         GPT2(64, 16, 2, 3, 16)
+
+
+@pytest.mark.parametrize("dtype, share", [
+    (torch.float32, 0.8), (torch.bfloat16, 0.45),
+])
+def test_activation_bytes_are_those_kept_for_the_backward_pass(dtype, share):
+    model = GPT2(64, 256, n_layer=4, n_head=2, n_embd=128)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            # With the tensor, so that its memory is not used again.
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    tokens = torch.zeros(8, 256, dtype=torch.int64)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with hooks, autocast(tokens.device, dtype):
+        model(tokens, tokens)
+    per_token = sum(nbytes for nbytes, _ in kept.values()) / tokens.numel()
+    assert share < per_token / activation_bytes(4, 128) < 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from benchopt.utils.run_context import RunContext
+from joblib import cpu_count
 
 from benchmark_utils import training
 from benchmark_utils.gpt2 import GPT2
@@ -112,6 +113,8 @@ def test_runs_leave_no_trace_in_each_other(run):
 
 def test_parallel_runs_equal_sequential_ones(run):
     parallel = run({"SGD": {}, "Adam": {}}, n_jobs=2)
+    # Two runs share the processor's cores.
+    assert (parallel.num_threads == max(1, cpu_count() // 2)).all()
     sequential = run({"SGD": {}, "Adam": {}})
     for solver in ("Adam", "SGD"):
         assert np.array_equal(
@@ -210,7 +213,8 @@ def test_results_describe_the_run(run):
         256 * 32 + 32 * 32 + 2 * (12 * 32**2 + 13 * 32) + 2 * 32
     )
     assert (last["device"], last["dtype"]) == ("cpu", "float32")
-    assert last.world_size == 1
+    assert (last.world_size, last.num_threads) == (1, 1)
+    assert last.micro_batch_size == 4
     assert last.torch_version == torch.__version__
     assert last.num_steps == 10
     assert 10 < last.peak_memory_mib < 10_000
@@ -218,12 +222,18 @@ def test_results_describe_the_run(run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
-def test_compilation_changes_rounding_and_is_not_timed(run):
-    eager = run(objective={"compile": False}, n_repetitions=2)
-    compiled = run(objective={"compile": True}, n_repetitions=2)
+@pytest.mark.parametrize("dtype, tolerance", [
+    ("float32", 1e-4), ("bfloat16", 5e-3)
+])
+def test_compilation_changes_rounding_and_is_not_timed(run, dtype, tolerance):
+    eager, compiled = (
+        run(objective={"compile": c, "dtype": dtype}, n_repetitions=2)
+        for c in (False, True)
+    )
     for rep in (0, 1):
         np.testing.assert_allclose(
-            measured(compiled, rep=rep), measured(eager, rep=rep), rtol=1e-4
+            measured(compiled, rep=rep), measured(eager, rep=rep),
+            rtol=tolerance,
         )
     # It takes seconds; ten tiny steps take a fraction of one.
     assert compiled.time.max() < 1.0

@@ -55,8 +55,8 @@ def trained(loader):
         vars(solver).update(attributes)
         solver.set_objective(
             make_model=make_model, train_loader=loader, eval_every=100,
-            val_tokens=64,
-            micro_batch_size=micro_batch_size, device=torch.device("cpu"),
+            val_tokens=64, micro_batch_size=micro_batch_size,
+            max_micro_batch=4, device=torch.device("cpu"),
             dtype=attributes.pop("dtype", torch.float32),
             compile=attributes.pop("compile", False), description="test",
         )
@@ -185,9 +185,9 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
     solver = Extrapolated()
     solver.set_objective(
         make_model=make_model, train_loader=loader, eval_every=2,
-        val_tokens=64,
-        micro_batch_size="auto", device=torch.device("cpu"),
-        dtype=torch.float32, compile=False, description="test",
+        val_tokens=64, micro_batch_size="auto", max_micro_batch=4,
+        device=torch.device("cpu"), dtype=torch.float32, compile=False,
+        description="test",
     )
     solver.pre_run_hook(None)
     seen = []
@@ -279,20 +279,39 @@ def test_a_gpu_that_is_not_there_is_refused():
         choose_device("cuda")
 
 
-def test_micro_batch_divides_the_rows_and_suits_the_device():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_micro_batch(512, 1024, cpu) == 4
-    assert choose_micro_batch(7, 1024, cpu) == 1
-    assert choose_micro_batch(6, 64, cpu) == 6
-    assert choose_micro_batch(2, 100_000, cpu) == 1
-    # Below the 65,536 tokens at which compiled attention can give NaN.
-    assert choose_micro_batch(512, 1024, cuda) * 1024 < 65_536
-    assert max_micro_batch(1024, cuda) * 1024 < 65_536
+def test_micro_batch_divides_the_rows():
+    assert choose_micro_batch(512, 5) == 4
+    assert choose_micro_batch(7, 6) == 1
+    assert choose_micro_batch(6, 64) == 6
     for size in (3, 0, "big"):
         with pytest.raises(
             ValueError, match=f"micro_batch_size={size!r} .* 8 rows"
         ):
-            choose_micro_batch(8, 16, cpu, size)
+            choose_micro_batch(8, 16, size)
+
+
+def test_micro_batch_suits_a_cpu():
+    cpu = torch.device("cpu")
+    assert max_micro_batch(1024, cpu, 1) == 4
+    assert max_micro_batch(100_000, cpu, 1) == 1
+
+
+@pytest.mark.parametrize("free, reserved, rows", [
+    # Below the 65,536 tokens at which compiled attention can give NaN.
+    (80e9, 0, 32), (0, 80e9, 32),
+    # Half of the memory, for 1,024 tokens of 100 kB.
+    (2 * 10 * 1024 * 1e5, 0, 10), (9 * 1024 * 1e5, 11 * 1024 * 1e5, 10),
+    (1e6, 0, 1),
+])
+def test_micro_batch_suits_the_memory_of_a_gpu(
+        monkeypatch, free, reserved, rows):
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda device: (int(free), 10**12)
+    )
+    monkeypatch.setattr(
+        torch.cuda, "memory_reserved", lambda device: int(reserved)
+    )
+    assert max_micro_batch(1024, torch.device("cuda"), 100_000) == rows
 
 
 def test_the_cache_key_has_the_versions_of_what_is_measured():
