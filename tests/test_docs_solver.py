@@ -31,7 +31,7 @@ def test_from_the_paper_to_a_proven_curve(clone):
     assert (last.objective_value < 5).all()
 
 
-def test_the_suite_notices_mistakes(clone):
+def test_the_suite_notices_mistakes(clone, tmp_path):
     """The file of the page with one sign wrong, and one option unused."""
     source = "\n\n\n".join(code_blocks(PAGE, "python")) + "\n"
     for right, wrong in [
@@ -40,9 +40,11 @@ def test_the_suite_notices_mistakes(clone):
     ]:
         assert right in source
         source = source.replace(right, wrong)
-    (clone.folder / "mine.py").write_text(source)
+    mine = tmp_path / "elsewhere" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text(source)
     output = clone.run(
-        "pytest --solver=mine.py -k 'paper or decay or matters'", returncode=1
+        f"pytest --solver {mine} -k 'paper or decay or matters'", returncode=1
     )
     for promise in (
         "first steps equal the paper", "weight decay is the stated one",

@@ -1,6 +1,6 @@
 """What every solver promises, and every file in ``solvers/`` is held to.
 
-    pytest --solver=path/to/mine.py
+    pytest --solver path/to/mine.py
 
 holds a file from anywhere to the same.
 """

@@ -1,6 +1,6 @@
 """Options of pytest for the suite that every solver passes.
 
-``pytest --solver=path/to/mine.py`` puts a file from anywhere through it, and
+``pytest --solver path/to/mine.py`` puts a file from anywhere through it, and
 prints which promises the solver keeps. ``--write-golden-losses`` records the
 losses of the solvers anew.
 """
@@ -15,6 +15,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--write-golden-losses", action="store_true",
         help="record the losses of all solvers in tests/golden_losses.txt",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "slow: takes more than ten seconds (deselect: -m 'not slow')",
     )
 
 
