@@ -7,7 +7,7 @@ Every variant is a process of its own, so that its peak memory is its own. The
 variants of a group take turns, so that a machine whose speed drifts treats all
 alike; each is quoted as a multiple of the speed of the first. A turn is a step
 to warm up and a step on the clock, after which the process returns its free
-memory: a group holds some 15 GB at full size with micro-batches of four rows.
+memory: at full size, micro-batches of four rows fit into 24 GiB.
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
@@ -305,7 +305,7 @@ def main():
     )
     parser.add_argument("--micro-batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS,
-                        metavar="NAME", help="one group; by default, two")
+                        metavar="NAME", help="one group; by default, three")
     parser.add_argument("--n-layer", type=int, default=12)
     parser.add_argument("--n-head", type=int, default=12)
     parser.add_argument("--n-embd", type=int, default=768)
