@@ -13,6 +13,7 @@ import contextlib
 import csv
 import io
 import math
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def selector(benchmark, solver, protocol, setting):
     return f"{solver}[{options}]"
 
 
-def run_trial(benchmark, solver, protocol, setting):
+def run_trial(benchmark, solver, protocol, setting, seed):
     """Train once; the last validation loss and the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "trial.parquet"
@@ -80,7 +81,7 @@ def run_trial(benchmark, solver, protocol, setting):
                 str(ROOT), "-d", protocol["dataset"],
                 "-o", protocol["objective"],
                 "-s", selector(benchmark, solver, protocol, setting),
-                "--seed", str(protocol["seed"]), "--no-timeout",
+                "--seed", str(seed), "--no-timeout",
                 "--max-runs", "100000", "--no-cache", "--no-plot",
                 "--output", str(output),
             ], standalone_mode=False)
@@ -111,11 +112,36 @@ def append(path, row):
         writer.writerow(row)
 
 
+def losses_by_trial(rows, solver):
+    """The losses of a solver's trials, in the order of the ledger: dict of
+    trial to list of float."""
+    losses = {}
+    for row in rows:
+        if row["solver"] == solver:
+            losses.setdefault(int(row["trial"]), []).append(
+                float(row["val_loss"])
+            )
+    return losses
+
+
+def finalists(rows, solver, count):
+    """The trials of a solver with the lowest losses of the first seed."""
+    losses = losses_by_trial(rows, solver)
+    return sorted(losses, key=lambda trial: losses[trial][0])[:count]
+
+
 def best(rows, solver):
-    """The setting of a solver's trial with the lowest loss."""
-    row = min(
-        (row for row in rows if row["solver"] == solver),
-        key=lambda row: float(row["val_loss"]),
+    """The setting with the lowest mean loss, of the trials of a solver that
+    were run with the most seeds."""
+    losses = losses_by_trial(rows, solver)
+    seeds = max(map(len, losses.values()))
+    chosen = min(
+        (trial for trial in losses if len(losses[trial]) == seeds),
+        key=lambda trial: statistics.fmean(losses[trial]),
+    )
+    row = next(
+        row for row in rows
+        if (row["solver"], row["trial"]) == (solver, str(chosen))
     )
     return {
         name: float(row[name]) for name in TUNED if row[name]
@@ -133,25 +159,38 @@ def tune(benchmark, protocol, solvers):
         objective: see ``read_protocol``.
     """
     ledger = ROOT / protocol["ledger"]
-    done = {(row["solver"], row["trial"]) for row in read_ledger(ledger)}
+    done = {
+        (row["solver"], int(row["trial"]), int(row["seed"]))
+        for row in read_ledger(ledger)
+    }
+    first, *others = protocol["seeds"]
     settings = {
         solver: sample(
             split_ranges(protocol["ranges"][solver])[0], protocol["trials"],
-            protocol["seed"],
+            first,
         ) for solver in solvers
     }
+
+    def run_once(solver, trial, seed):
+        if (solver, trial, seed) in done:
+            return
+        setting = settings[solver][trial]
+        loss, seconds = run_trial(benchmark, solver, protocol, setting, seed)
+        append(ledger, dict(
+            solver=solver, trial=trial, seed=seed, val_loss=loss,
+            seconds=round(seconds, 1), torch=torch.__version__, **setting,
+        ))
+        print(f"{solver}, trial {trial}, seed {seed}: {setting} {loss:.4f}",
+              flush=True)
+
     for trial in range(protocol["trials"]):
         for solver in solvers:
-            if (solver, str(trial)) in done:
-                continue
-            setting = settings[solver][trial]
-            loss, seconds = run_trial(benchmark, solver, protocol, setting)
-            append(ledger, dict(
-                solver=solver, trial=trial, seed=protocol["seed"],
-                val_loss=loss, seconds=round(seconds, 1),
-                torch=torch.__version__, **setting,
-            ))
-            print(f"{solver}, trial {trial}: {setting} {loss:.4f}", flush=True)
+            run_once(solver, trial, first)
+    rows = read_ledger(ledger)
+    for seed in others:
+        for solver in solvers:
+            for trial in finalists(rows, solver, protocol["finalists"]):
+                run_once(solver, trial, seed)
     rows = read_ledger(ledger)
     for solver in solvers:
         print("-", selector(benchmark, solver, protocol, best(rows, solver)))
