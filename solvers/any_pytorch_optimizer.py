@@ -12,7 +12,7 @@ class Solver(TrainingSolver):
     """The same optimizer for all parameters."""
 
     name = "pytorch-optimizer"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer", "pip::opt-einsum"]
 
     parameters = {
         "optimizer": ["adan"],

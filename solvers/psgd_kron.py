@@ -3,6 +3,9 @@
 Li, "Preconditioned Stochastic Gradient Descent" (2015), in the form of Walters
 and Pooladzandi's Kron (2024).
 """
+# Without it, torch multiplies Kron's five factors from left to right, beginning
+# with an outer product of two preconditioners: terabytes at full size.
+import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
 from benchmark_utils.optimizers.combined import with_adamw
@@ -13,7 +16,7 @@ class Solver(TrainingSolver):
     """PSGD-Kron, and AdamW for all but the hidden matrices."""
 
     name = "PSGD-Kron"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer", "pip::opt-einsum"]
 
     parameters = {
         # What the README of kron_torch advises; no public run on this model.

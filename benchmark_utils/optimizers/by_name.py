@@ -2,6 +2,8 @@
 import difflib
 import inspect
 
+# The package's Kron can't do without: see solvers/psgd_kron.py.
+import opt_einsum  # noqa: F401
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
 
 from benchmark_utils.optimizers.groups import decay_groups
