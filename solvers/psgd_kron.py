@@ -3,7 +3,7 @@
 Li, "Preconditioned Stochastic Gradient Descent" (2015), in the form of Walters
 and Pooladzandi's Kron (2024).
 """
-# Without it, torch multiplies Kron's five factors from left to right, beginning
+# Without it, torch multiplies Kron's five factors from left to right, starting
 # with an outer product of two preconditioners: terabytes at full size.
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
