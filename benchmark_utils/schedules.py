@@ -1,7 +1,12 @@
-"""Learning-rate schedules, as factors of the peak learning rate."""
+"""What happens when: the learning rate, as a factor of its peak, and the
+evaluations of a run."""
 import math
 
 SCHEDULES = ("constant", "linear", "cosine")
+# Steps between evaluations in modded-nanogpt's optimization track.
+EVAL_EVERY = 125
+# The share of a run's work that evaluations take, unless more is asked for.
+MAX_EVALUATION_SHARE = 0.1
 
 
 def learning_rate_factor(step, num_steps, warmup_steps=0,
@@ -80,3 +85,57 @@ def evaluation_steps(num_steps, eval_every):
         *range(0, num_steps, eval_every),
         *(step for step in range(0, num_steps, fine) if step >= start),
     })
+
+
+def evaluation_share(num_steps, eval_every, evaluation_cost):
+    """The share of a run's work that its evaluations are.
+
+    Parameters
+    ----------
+    num_steps, eval_every : int
+    evaluation_cost : float
+        Work of one evaluation, in training steps.
+
+    Returns
+    -------
+    share : float in (0, 1)
+    """
+    work = evaluation_cost * len(evaluation_steps(num_steps, eval_every))
+    return work / (work + num_steps)
+
+
+def choose_eval_every(eval_every, num_steps, evaluation_cost):
+    """Decide how many steps lie between evaluations.
+
+    Parameters
+    ----------
+    eval_every : int or "auto"
+        "auto" is 125, doubled until evaluations are at most a tenth of the
+        work, or until there are none but those at both ends.
+    num_steps : int
+    evaluation_cost : float
+        Work of one evaluation, in training steps.
+
+    Returns
+    -------
+    eval_every : int
+
+    Raises
+    ------
+    ValueError
+        If it is neither "auto" nor an int of at least 1.
+    """
+    if eval_every == "auto":
+        eval_every = EVAL_EVERY
+        while len(evaluation_steps(num_steps, eval_every)) > 2 and (
+            evaluation_share(num_steps, eval_every, evaluation_cost)
+            > MAX_EVALUATION_SHARE
+        ):
+            eval_every *= 2
+        return eval_every
+    if type(eval_every) is not int or eval_every < 1:
+        raise ValueError(
+            f"eval_every={eval_every!r} must be a number of steps, at least "
+            "1, or 'auto'."
+        )
+    return eval_every

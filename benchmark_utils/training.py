@@ -19,7 +19,8 @@ from benchmark_utils.device import (
 )
 from benchmark_utils.param_groups import check_coverage, describe_groups
 from benchmark_utils.schedules import (
-    check_schedule, evaluation_steps, learning_rate_factor
+    check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
+    learning_rate_factor
 )
 
 
@@ -88,6 +89,11 @@ class TrainingSolver(BaseSolver):
         )
         self._device, self._dtype = device, dtype
         self._compile_option = compile
+        # A forward pass is a third of a training step's work.
+        evaluation_cost = val_tokens / 3 / train_loader.tokens_per_step
+        eval_every = choose_eval_every(
+            eval_every, self.num_steps, evaluation_cost
+        )
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(
@@ -95,14 +101,12 @@ class TrainingSolver(BaseSolver):
             f"in micro-batches of {self._micro_batch_size} x "
             f"{train_loader.sequence_length}"
         )
-        # A forward pass is a third of a training step's work.
-        evaluation = len(self._evaluations) * val_tokens / 3
-        training = self.num_steps * train_loader.tokens_per_step
+        share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
             f"{self.num_steps} steps, {len(self._evaluations)} evaluations of "
-            f"{val_tokens} tokens: about "
-            f"{evaluation / (evaluation + training):.0%} of the time is "
-            "evaluation (val_tokens and eval_every decide)"
+            f"{val_tokens} tokens, every {eval_every} steps and finer at the "
+            f"end: about {share:.0%} of the time is evaluation (val_tokens "
+            "and eval_every decide)"
         )
 
     def describe_limits(self, max_runs, timeout):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from benchmark_utils.schedules import (
-    check_schedule, evaluation_steps, learning_rate_factor
+    check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
+    learning_rate_factor
 )
 
 
@@ -73,3 +74,30 @@ def test_both_ends_are_always_evaluated(num_steps, eval_every):
     steps = evaluation_steps(num_steps, eval_every)
     assert steps[0] == 0 and steps[-1] == num_steps
     assert steps == sorted(set(steps))
+
+
+def test_the_speedrun_is_evaluated_as_the_optimization_track_is():
+    # 10,485,760 tokens forward are the work of 6.67 steps of 524,288.
+    for num_steps in (3250, 6200, 19485):
+        assert choose_eval_every("auto", num_steps, 20 / 3) == 125
+        share = evaluation_share(num_steps, 125, 20 / 3)
+        work = len(evaluation_steps(num_steps, 125)) * 20 / 3
+        assert share == pytest.approx(work / (work + num_steps))
+        assert 0.06 < share < 0.08
+
+
+@pytest.mark.parametrize("num_steps", [500, 3250, 19485])
+@pytest.mark.parametrize("cost", [1.0, 7.0, 26.0])
+def test_evaluations_take_a_tenth_of_the_time_at_most(num_steps, cost):
+    eval_every = choose_eval_every("auto", num_steps, cost)
+    assert evaluation_share(num_steps, eval_every, cost) <= 0.1
+    # And no fewer evaluations than that takes.
+    if eval_every > 125:
+        assert evaluation_share(num_steps, eval_every // 2, cost) > 0.1
+    # Unless asked for.
+    assert choose_eval_every(3, num_steps, cost) == 3
+
+
+def test_the_shortest_run_is_evaluated_at_both_ends_alone():
+    eval_every = choose_eval_every("auto", 20, 20 / 3)
+    assert evaluation_steps(20, eval_every) == [0, 20]
