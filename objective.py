@@ -10,7 +10,8 @@ import torch
 from benchopt import BaseObjective
 
 from benchmark_utils.device import (
-    autocast, choose_device, choose_dtype, keep_freed_memory, max_micro_batch
+    autocast, choose_device, choose_dtype, dtype_name, keep_freed_memory,
+    max_micro_batch
 )
 from benchmark_utils.gpt2 import GPT2, activation_bytes
 from benchmark_utils.loader import BatchLoader
@@ -216,10 +217,6 @@ class Objective(BaseObjective):
 def _finite_or_inf(loss):
     """benchopt's plots misplace the points of a curve that has a NaN."""
     return loss if math.isfinite(loss) else math.inf
-
-
-def dtype_name(dtype):
-    return str(dtype).removeprefix("torch.")
 
 
 def describe_device(device):

@@ -7,8 +7,10 @@ the way (as in Hsu et al., "Liger Kernel", 2024).
 """
 import torch
 
-# Rows of logits at a time: matrix products of this size are at full speed.
-CHUNK_ROWS = 1024
+# Rows of logits at a time. On a CPU, matrix products of this size are at full
+# speed. On CUDA each chunk reads and writes the weight's gradient, 154 MB for
+# GPT-2's vocabulary, and is compiled anew: fewer, of 0.8 GB in float32.
+CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
 
 
 def linear_cross_entropy(hidden, weight, targets):
@@ -46,8 +48,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight) if with_gradients else None
         low_weight = weight.to(hidden.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(hidden), CHUNK_ROWS):
-                rows = slice(start, start + CHUNK_ROWS)
+            chunk_rows = CHUNK_ROWS[hidden.device.type]
+            for start in range(0, len(hidden), chunk_rows):
+                rows = slice(start, start + chunk_rows)
                 log_probs = torch.log_softmax(
                     hidden[rows] @ low_weight.T, dim=-1, dtype=torch.float32
                 )

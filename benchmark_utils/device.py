@@ -98,6 +98,11 @@ def choose_dtype(dtype, device):
     return torch.float32, "the device does not multiply bfloat16 natively"
 
 
+def dtype_name(dtype):
+    """A dtype as parameters and results name it: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def choose_compile(compile, device, flops):
     """Decide whether to compile the model.
 

@@ -13,7 +13,9 @@ A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
 forward and backward, measured in the same rounds; GFLOP/s count 6 per weight
 and token and 12 per layer, width and position (see GPT2.flops_per_token). Runs
-unchanged where there is a GPU.
+unchanged where there is a GPU. Where the device does not multiply bfloat16
+natively, as on a processor with AVX2 alone, it is left out unless asked for
+with --variants: it would only be emulated.
 """
 import argparse
 import contextlib
@@ -33,7 +35,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmark_utils.device import (  # noqa: E402
-    choose_device, peak_memory, release_memory, synchronize
+    choose_device, choose_dtype, dtype_name, peak_memory, release_memory,
+    synchronize
 )
 from benchmark_utils.gpt2 import GPT2  # noqa: E402
 from benchmark_utils.shards import TokenShards, write_shard  # noqa: E402
@@ -281,6 +284,14 @@ def summarise(variants, shape, rows, seconds, peak):
     return table
 
 
+def native_groups(native):
+    """The groups of variants that this machine can compute natively."""
+    if native == torch.bfloat16:
+        return GROUPS
+    groups = ([v for v in group if "bfloat16" not in v] for group in GROUPS)
+    return [group for group in groups if len(group) > 1]
+
+
 def print_table(title, labels, table):
     print(f"\n{title}, {choose_device()[0]}")
     print(f"{'':28}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
@@ -320,9 +331,12 @@ def main():
         "n_layer": options.n_layer, "n_head": options.n_head,
         "n_embd": options.n_embd, "context_length": options.sequence_length,
     }
+    native, reason = choose_dtype("auto", choose_device()[0])
+    print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
+    groups = [options.variants] if options.variants else native_groups(native)
     tables = []
     for rows in options.micro_batch:
-        for variants in [options.variants] if options.variants else GROUPS:
+        for variants in groups:
             table = measure(variants, shape, rows, options.repetitions)
             tables += table
             if not options.json:
@@ -332,15 +346,16 @@ def main():
                     variants, table,
                 )
     if not options.no_scaling:
+        variant = dtype_name(native)
         table = [
             row for changes, rows in SCALING
             for row in measure(
-                ["bfloat16"], shape | changes, rows, options.repetitions
+                [variant], shape | changes, rows, options.repetitions
             )
         ]
         tables += table
         if not options.json:
-            print_table("How the cost of a step in bfloat16 grows", [
+            print_table(f"How the cost of a step in {variant} grows", [
                 "{n_layer} x {n_embd}, {rows} x {context_length}".format(**row)
                 for row in table
             ], table)

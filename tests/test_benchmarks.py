@@ -4,8 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import training  # noqa: E402
 
 
 @pytest.mark.slow
@@ -31,6 +35,17 @@ def test_training_speed_is_measured_side_by_side():
     assert ours["tokens_per_second"] == pytest.approx(64 / ours["seconds"])
     assert rows["matmul float32"]["share_of_ceiling"] == 1.0
     assert all(row["peak_mib"] > 100 for row in rows.values())
+
+
+def test_bfloat16_is_left_out_where_it_would_be_emulated():
+    assert training.native_groups(torch.bfloat16) == training.GROUPS
+    groups = training.native_groups(torch.float32)
+    assert [group[0] for group in groups] == [
+        "plain float32", "evaluate float32"
+    ]
+    for group in groups:
+        assert group[-1].endswith("matmul float32")
+        assert "bfloat16" not in "".join(group)
 
 
 @pytest.mark.slow
