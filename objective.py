@@ -28,7 +28,7 @@ class Objective(BaseObjective):
 
     name = "nanoGPT"
     url = "https://github.com/benchopt/benchmark_nanogpt"
-    requirements = ["pytorch>=2.13", "tqdm", "psutil"]
+    requirements = ["pytorch=2.13", "tqdm", "psutil"]
     min_benchopt_version = "1.10"
 
     sampling_strategy = "callback"
@@ -106,7 +106,6 @@ class Objective(BaseObjective):
         )
         self._val_loader = self._make_val_loader(val)
         self._vocab_size = train.vocab_size
-        self._val_batch = None
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
@@ -161,7 +160,8 @@ class Objective(BaseObjective):
         ).to(self._device)
 
     def evaluate_result(self, model, step, num_steps, train_loss,
-                        learning_rate, micro_batch_size, peak_memory):
+                        learning_rate, micro_batch_size, compiled,
+                        peak_memory):
         start = time.perf_counter()
         val_loss = self._evaluate(model)
         eval_seconds = time.perf_counter() - start
@@ -176,6 +176,7 @@ class Objective(BaseObjective):
             target_reached=int(val_loss < self._target),
             diverged=int(not math.isfinite(val_loss + train_loss)),
             micro_batch_size=micro_batch_size,
+            compiled=compiled,
             peak_memory_mib=peak_memory / 2**20,
             eval_seconds=eval_seconds,
             num_parameters=sum(p.numel() for p in model.parameters()),
@@ -190,11 +191,9 @@ class Objective(BaseObjective):
     def _evaluate(self, model):
         """Mean loss over the validation tokens, in nats per token, summed
         in float64."""
-        if self._val_batch is None:
-            self._val_batch, = self._val_loader.batches(
-                self._device, stop_step=1
-            )
-        inputs, targets = self._val_batch
+        (inputs, targets), = self._val_loader.batches(
+            self._device, stop_step=1
+        )
         size = self._max_micro_batch
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for micro_inputs, micro_targets in zip(
@@ -210,7 +209,7 @@ class Objective(BaseObjective):
         model = self.get_objective()["make_model"]()
         return dict(
             model=model, step=0, num_steps=1, train_loss=0.0,
-            learning_rate=0.0, micro_batch_size=1, peak_memory=0,
+            learning_rate=0.0, micro_batch_size=1, compiled=0, peak_memory=0,
         )
 
 

@@ -5,7 +5,10 @@ another solver must not do differently is here.
 """
 import contextlib
 import functools
+import random
+import re
 
+import numpy as np
 import torch
 from benchopt import BaseSolver
 from torch.nn.utils import clip_grad_norm_
@@ -172,6 +175,7 @@ class TrainingSolver(BaseSolver):
             train_loss=self._mean_train_loss(),
             learning_rate=self._last_learning_rate,
             micro_batch_size=self._micro_batch_size,
+            compiled=int(self._compiled),
             peak_memory=peak_memory(self._device),
         )
 
@@ -181,8 +185,9 @@ class TrainingSolver(BaseSolver):
             TrainingSolver._in_memory._release()
         TrainingSolver._in_memory = self
         release_memory(self._device)
-        # For optimizers that draw random numbers.
-        torch.manual_seed(self._seed)
+        # For optimizers that draw random numbers, from whichever generator.
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(self._seed)
         self._model = self._make_model()
         self._copy = None
         self._decide_compilation()
@@ -328,7 +333,8 @@ class TrainingSolver(BaseSolver):
         on the code they share and on the packages that do the work.
         """
         packages = ["torch"] + [
-            requirement.split("::")[-1]
+            # "pip::package~=1.0" without channel and version.
+            re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]
             for requirement in self.requirements or []
         ]
         return {

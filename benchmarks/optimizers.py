@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmark_utils.device import (  # noqa: E402
-    autocast, choose_dtype, choose_device, keep_freed_memory
+    autocast, choose_dtype, choose_device, keep_freed_memory, synchronize
 )
 from benchmark_utils.gpt2 import GPT2  # noqa: E402
 
@@ -40,12 +40,14 @@ def step_times(solver, num_layers, seconds):
     times : list of float, seconds per step; at least PERIOD
     state_bytes : int
     """
-    model = GPT2(**FULL, n_layer=num_layers)
+    device, _ = choose_device("auto")
+    model = GPT2(**FULL, n_layer=num_layers).to(device)
     optimizer = solver.get_optimizer(model.parameter_roles())
     parameters = list(model.parameters())
     generator = torch.Generator().manual_seed(0)
     gradients = [
-        1e-3 * torch.randn(p.shape, generator=generator) for p in parameters
+        1e-3 * torch.randn(p.shape, generator=generator).to(device)
+        for p in parameters
     ]
 
     def closure():
@@ -59,8 +61,10 @@ def step_times(solver, num_layers, seconds):
         for _ in range(PERIOD):
             # Some optimizers write into the gradients they are given.
             torch._foreach_mul_(gradients, 0.99)
+            synchronize(device)
             start = time.perf_counter()
             optimizer.step(closure)
+            synchronize(device)
             times.append(time.perf_counter() - start)
     return times, state_bytes(optimizer.state_dict())
 

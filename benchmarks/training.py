@@ -13,12 +13,14 @@ A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
 forward and backward, measured in the same rounds; GFLOP/s count 6 per weight
 and token and 12 per layer, width and position (see GPT2.flops_per_token). Runs
-unchanged where there is a GPU. Where the device does not multiply bfloat16
-natively, as on a processor with AVX2 alone, it is left out unless asked for
-with --variants: it would only be emulated.
+unchanged where there is a GPU: --micro-batch 32 is what a run uses there.
+Where the device does not multiply bfloat16 natively, as on a processor with
+AVX2 alone, it is left out unless asked for with --variants: it would only be
+emulated. So is Hugging Face's model, where transformers is not installed.
 """
 import argparse
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import statistics
@@ -284,11 +286,15 @@ def summarise(variants, shape, rows, seconds, peak):
     return table
 
 
-def native_groups(native):
-    """The groups of variants that this machine can compute natively."""
-    if native == torch.bfloat16:
-        return GROUPS
-    groups = ([v for v in group if "bfloat16" not in v] for group in GROUPS)
+def possible_groups(native):
+    """The groups of variants, without those that this machine can't compute
+    natively or lacks the package for."""
+    absent = set()
+    if native != torch.bfloat16:
+        absent |= {name for name in VARIANTS if "bfloat16" in name}
+    if not importlib.util.find_spec("transformers"):
+        absent.add("transformers")
+    groups = ([v for v in group if v not in absent] for group in GROUPS)
     return [group for group in groups if len(group) > 1]
 
 
@@ -333,7 +339,9 @@ def main():
     }
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
-    groups = [options.variants] if options.variants else native_groups(native)
+    groups = (
+        [options.variants] if options.variants else possible_groups(native)
+    )
     tables = []
     for rows in options.micro_batch:
         for variants in groups:

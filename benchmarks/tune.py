@@ -88,9 +88,14 @@ def run_trial(benchmark, solver, protocol, setting, seed):
         if not output.exists():
             raise RuntimeError(log.getvalue())
         last = read_results(output).iloc[-1]
-    if last.objective_step < last.objective_num_steps:
-        return math.inf, float(last.time)
-    return float(last.objective_value), float(last.time)
+    if last.objective_stop_reason == "target":
+        raise ValueError(
+            f"{solver} reached the target at step {last.objective_step}: "
+            "losses can only be compared at the same step. Give the problem a "
+            "target that is out of reach."
+        )
+    loss = math.inf if last.objective_diverged else last.objective_value
+    return float(loss), float(last.time)
 
 
 def read_ledger(path):
@@ -110,6 +115,18 @@ def append(path, row):
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def check_setting(ledger, row, settings):
+    """Raise ``ValueError`` if a row of the ledger is of other ranges."""
+    trial = int(row["trial"])
+    recorded = {name: float(row[name]) for name in TUNED if row[name]}
+    if recorded not in settings[trial:trial + 1]:
+        raise ValueError(
+            f"{ledger} has {recorded} for trial {trial} of {row['solver']}: "
+            "that is no trial of the protocol as it is now. Remove the rows "
+            "of this solver to tune it anew."
+        )
 
 
 def losses_by_trial(rows, solver):
@@ -159,10 +176,6 @@ def tune(benchmark, protocol, solvers):
         objective: see ``read_protocol``.
     """
     ledger = ROOT / protocol["ledger"]
-    done = {
-        (row["solver"], int(row["trial"]), int(row["seed"]))
-        for row in read_ledger(ledger)
-    }
     first, *others = protocol["seeds"]
     settings = {
         solver: sample(
@@ -170,6 +183,12 @@ def tune(benchmark, protocol, solvers):
             first,
         ) for solver in solvers
     }
+    done = set()
+    for row in read_ledger(ledger):
+        solver, trial = row["solver"], int(row["trial"])
+        if solver in solvers:
+            check_setting(ledger, row, settings[solver])
+        done.add((solver, trial, int(row["seed"])))
 
     def run_once(solver, trial, seed):
         if (solver, trial, seed) in done:

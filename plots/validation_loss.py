@@ -10,7 +10,8 @@ COLUMNS = {
 
 class Plot(BasePlot):
     """One curve per solver: the median over repetitions, between the lowest
-    and the highest. The grey line is the target."""
+    and the highest. A repetition that has ended, at the target or diverged,
+    counts with its last loss. The grey line is the target."""
 
     name = "Validation loss"
     type = "scatter"
@@ -28,22 +29,32 @@ class Plot(BasePlot):
         # benchopt asks for all combinations, also those that did not run.
         if df.empty:
             return []
-        # A diverged evaluation has no place on the axis.
-        df = df[np.isfinite(df["objective_value"])]
         column = COLUMNS[against]
         curves = []
         for solver, rows in df.groupby("solver_name"):
-            groups = rows.groupby("stop_val")
-            losses = groups["objective_value"]
+            losses = rows.pivot_table(
+                index="stop_val", columns="idx_rep", values="objective_value",
+                aggfunc="last",
+            ).ffill()
+            median = losses.median(axis=1)
+            # A diverged loss has no place on the axis.
+            drawn = np.isfinite(median)
+            finite = losses.replace(np.inf, np.nan)[drawn]
+            x = rows.groupby("stop_val")[column].median()
+            diverged = int(np.isinf(losses.iloc[-1]).sum())
             curve = {
-                "x": groups[column].median().tolist(),
-                "y": losses.median().tolist(),
-                "label": solver, **self.get_style(solver),
+                "x": x[drawn].tolist(),
+                "y": median[drawn].tolist(),
+                "label": solver + (
+                    f" ({diverged} of {losses.shape[1]} diverged)"
+                    if diverged else ""
+                ),
+                **self.get_style(solver),
             }
-            if rows["idx_rep"].nunique() > 1:
+            if losses.shape[1] > 1:
                 curve |= {
-                    "y_low": losses.min().tolist(),
-                    "y_high": losses.max().tolist(),
+                    "y_low": finite.min(axis=1).tolist(),
+                    "y_high": finite.max(axis=1).tolist(),
                 }
             curves.append(curve)
         target = float(df["objective_target"].iloc[0])

@@ -12,7 +12,7 @@ class Solver(TrainingSolver):
     """AdEMAMix; weight decay on matrices and embeddings only."""
 
     name = "AdEMAMix"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
         # No public settings on this model: Adam's rate and weight decay, the

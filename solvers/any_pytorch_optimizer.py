@@ -12,7 +12,7 @@ class Solver(TrainingSolver):
     """The same optimizer for all parameters."""
 
     name = "pytorch-optimizer"
-    requirements = ["pip::pytorch-optimizer", "pip::opt-einsum"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0", "pip::opt-einsum"]
 
     parameters = {
         "optimizer": ["adan"],

@@ -12,7 +12,7 @@ class Solver(TrainingSolver):
     """Lion; weight decay on matrices and embeddings only."""
 
     name = "Lion"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
         # No public settings on this model: the paper's advice is a rate some

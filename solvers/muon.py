@@ -16,12 +16,13 @@ class Solver(TrainingSolver):
     requirements = []
 
     parameters = {
-        # modded-nanogpt's optimization track, entry 36; on another model.
+        # modded-nanogpt's optimization track, entry 36 (2026): another model,
+        # with queries, keys and values in matrices of their own.
         "learning_rate": [0.025],
         "momentum": [0.95],
         "weight_decay": [0.05],
         "ns_steps": [12],
-        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
         # rate, and trained for this horizon.
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],

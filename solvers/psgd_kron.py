@@ -16,16 +16,16 @@ class Solver(TrainingSolver):
     """PSGD-Kron, and AdamW for all but the hidden matrices."""
 
     name = "PSGD-Kron"
-    requirements = ["pip::pytorch-optimizer", "pip::opt-einsum"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0", "pip::opt-einsum"]
 
     parameters = {
-        # What the README of kron_torch advises; no public run on this model.
+        # What modded-nanogpt's README guesses; no public run on this model.
         "learning_rate": [5e-4],
         "momentum": [0.9],
         "weight_decay": [0.625],
         # Share of the steps that update the preconditioner.
         "update_probability": [1.0],
-        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
         # rate, and trained for this horizon.
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],
@@ -45,7 +45,7 @@ class Solver(TrainingSolver):
             roles["hidden_matrices"], lr=self.learning_rate,
             momentum=self.momentum, weight_decay=self.weight_decay,
             pre_conditioner_update_probability=self.update_probability,
-            # It would draw from NumPy's generator, which has no seed here.
+            # It would draw from NumPy's generator: no saved state has that.
             balance_prob=0.0,
         )
         return with_adamw(

@@ -15,7 +15,7 @@ class Solver(TrainingSolver):
     """Schedule-free AdamW; it has a warm-up, and no cool-down."""
 
     name = "Schedule-free AdamW"
-    requirements = ["pip::schedulefree"]
+    requirements = ["pip::schedulefree~=1.4.1"]
 
     parameters = {
         # The package's rate; no public run on this model.

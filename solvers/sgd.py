@@ -7,12 +7,14 @@ from benchmark_utils.training import TrainingSolver
 
 
 class Solver(TrainingSolver):
-    """SGD with heavy-ball momentum, one learning rate for everything."""
+    """SGD with heavy-ball momentum: one learning rate for everything, and
+    weight decay on everything, through the momentum."""
 
     name = "SGD"
     requirements = []
 
     parameters = {
+        # No public settings on this model: a guess.
         "learning_rate": [0.1],
         "momentum": [0.9],
         "weight_decay": [0.0],

@@ -15,13 +15,13 @@ class Solver(TrainingSolver):
     requirements = []
 
     parameters = {
-        # modded-nanogpt's optimization track, entry 21; on another model.
+        # modded-nanogpt's optimization track, entry 21 (2026); another model.
         "learning_rate": [1.5e-3],
         "beta1": [0.9],
         "beta2": [0.95],
         "precondition_frequency": [5],
         "weight_decay": [0.2],
-        # Track 1's runs of the same year gave AdamW the tied embedding at this
+        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
         # rate, and trained for this horizon.
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],

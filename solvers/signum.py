@@ -13,7 +13,7 @@ class Solver(TrainingSolver):
     """Signum; weight decay on matrices and embeddings only."""
 
     name = "Signum"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
         # No public settings on this model: Lion's, to which it is close.

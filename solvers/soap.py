@@ -13,25 +13,24 @@ class Solver(TrainingSolver):
     """SOAP, and AdamW for all but the hidden matrices."""
 
     name = "SOAP"
-    requirements = ["pip::pytorch-optimizer"]
+    requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # modded-nanogpt's comparison of October 2024; on another model.
+        # modded-nanogpt's run of 9 October 2024, horizon and schedule and the
+        # rate of AdamW for the tied embedding too; on another model.
         "learning_rate": [1.8e-3],
         "beta1": [0.95],
         "beta2": [0.95],
         "precondition_frequency": [10],
         "weight_decay": [0.0],
-        # Track 1's runs of the same year gave AdamW the tied embedding at this
-        # rate, and trained for this horizon.
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
+        "num_steps": [6000],
         "warmup_steps": [250],
         "schedule": ["linear"],
-        "cooldown": [0.7],
+        "cooldown": [0.3],
         "max_grad_norm": [0.0],
     }
 

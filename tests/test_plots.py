@@ -32,6 +32,32 @@ def test_curves_are_the_losses_of_the_results(
     assert objective in plot["title"] and dataset in plot["title"]
 
 
+def test_a_repetition_that_has_ended_counts_with_its_last_loss(
+        run, bench, tmp_path):
+    """Otherwise the end of a curve would be the median of the slowest."""
+    run({"Adam": {}}, n_repetitions=4)
+    df = read_results(tmp_path / "results.parquet")
+    assert df.stop_val.unique().tolist() == [0, 5, 9, 10]
+    first, second, *_ = (
+        df[df.idx_rep == rep].objective_value.to_numpy() for rep in range(4)
+    )
+    # The first reached its target at step 9, the last diverged at step 5.
+    df.loc[(df.idx_rep == 3) & (df.stop_val == 5), "objective_value"] = np.inf
+    df = df[~(
+        ((df.idx_rep == 0) & (df.stop_val > 9))
+        | ((df.idx_rep == 3) & (df.stop_val > 5))
+    )]
+    plots, _ = bench.get_plot_data(df, ["validation_loss"])
+    plot = next(iter(plots["validation_loss"].values()))
+    curve = plot["data"][0]
+    assert curve["label"].endswith("] (1 of 4 diverged)")
+    third = df[df.idx_rep == 2].objective_value.to_numpy()
+    assert len(curve["y"]) == 4
+    assert curve["y"][-1] == np.median([first[2], second[3], third[3], np.inf])
+    assert curve["y_low"][-1] == min(first[2], second[3], third[3])
+    assert curve["y_high"][-1] == max(first[2], second[3], third[3])
+
+
 def test_combinations_that_did_not_run_are_empty(run, bench, tmp_path):
     frames = []
     for name, change in [("a", {"margin": 0.2}), ("b", {"margin": 0.3})]:

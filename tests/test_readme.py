@@ -108,8 +108,8 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
 
 
 ADD = (
-    "benchopt run . --config configs/smoke.yml -s solvers/radam.py"
-    "[num_steps=60,warmup_steps=5] -s Adam[num_steps=60,warmup_steps=5]"
+    'benchopt run . --config configs/smoke.yml -s "solvers/radam.py'
+    '[num_steps=60,warmup_steps=5]" -s "Adam[num_steps=60,warmup_steps=5]"'
 )
 
 

@@ -91,6 +91,15 @@ def test_adafactor_is_exact_for_gradients_of_rank_one(toy):
         torch.testing.assert_close(w, start - size * g.sign())
 
 
+def test_adafactor_does_not_see_the_scale_of_gradients(toy):
+    """Those of the full model are a hundred thousand times smaller than one:
+    torch's own default for what it divides by is larger than their squares."""
+    small = toy("Adafactor", scale=1e-5).run(4)
+    assert distance(small.weights(), toy("Adafactor").run(4).weights()) < (
+        1e-9 * distance(small.weights(), small.initial)
+    )
+
+
 @pytest.mark.parametrize("name, options", [
     ("Muon", dict(momentum=0.0)), ("NorMuon", dict(momentum=0.0)),
     ("Muon", dict(momentum=0.9)),

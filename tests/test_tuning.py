@@ -86,6 +86,21 @@ def test_the_mean_over_the_seeds_decides():
     assert tune.best(rows, "Adam") == {"learning_rate": 0.1}
 
 
+def test_a_trial_that_stops_at_its_target_is_refused(bench, tmp_path):
+    """Its last loss would be compared with those of whole horizons."""
+    protocol = tmp_path / "small.yml"
+    protocol.write_text(SMALL.format(ledger="unused"))
+    protocol = tune.read_protocol(protocol)["tiny"]
+    setting = {"learning_rate": 0.1, "weight_decay": 0.1}
+    loss, _ = tune.run_trial(bench, "Adam", protocol, setting, seed=7)
+    assert 3 < loss < 6
+    protocol["objective"] = protocol["objective"].replace(
+        "dtype", "target=5.9,dtype"
+    )
+    with pytest.raises(ValueError, match="Adam reached the target"):
+        tune.run_trial(bench, "Adam", protocol, setting, seed=7)
+
+
 def test_ranges_are_equally_wide():
     for entry in PROTOCOLS["simulated"]["ranges"].values():
         ranges, _ = tune.split_ranges(entry)
@@ -136,6 +151,11 @@ def test_tuning_continues_and_comes_back_the_same(tmp_path):
     again = run()
     assert ledger.read_text() == finished
     assert again.splitlines()[1:] == output.splitlines()[-2:]
+    # Other ranges are other trials.
+    protocol.write_text(protocol.read_text().replace("0.001", "0.002"))
+    with pytest.raises(subprocess.CalledProcessError):
+        run()
+    assert ledger.read_text() == finished
     assert re.fullmatch(
         r"- SGD\[num_steps=4,warmup_steps=1,momentum=0.5,learning_rate=.*\]",
         again.splitlines()[2],

@@ -86,11 +86,15 @@ class Shampoo(torch.optim.Optimizer):
 
 
 def inverse_fourth_root(matrix, out):
-    """Write the inverse fourth root of a positive semi-definite matrix; of
-    one that isn't finite there is none, and ``out`` stays as it is."""
+    """Write the inverse fourth root of a positive semi-definite matrix. Of
+    one that isn't finite there is none, and ``out`` stays as it is. The
+    eigensolver would not always notice, and waits for a GPU anyway."""
     if not matrix.isfinite().all():
         return
-    values, vectors = torch.linalg.eigh(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        return
     damping = RELATIVE_DAMPING * values[-1] + torch.finfo(matrix.dtype).tiny
     powers = (values.clamp(min=0) + damping) ** -0.25
     torch.mm(vectors * powers, vectors.T, out=out)

@@ -59,7 +59,8 @@ class Toy:
         ]
 
     def step(self, step, factor=None, gradients=None, parts=1):
-        """One optimizer step; the gradients can come in equal parts."""
+        """One optimizer step; the gradients can come in equal parts, each of
+        a backward pass."""
         gradients = gradients or self.gradients(step)
         factor = FACTORS[step % len(FACTORS)] if factor is None else factor
         for group, rate in zip(self.optimizer.param_groups, self.rates):
@@ -68,10 +69,11 @@ class Toy:
         def closure():
             self.calls += 1
             assert torch.is_grad_enabled()
-            for p, gradient in zip(self.parameters, gradients):
-                p.grad = gradient / parts
-                for _ in range(parts - 1):
-                    p.grad += gradient / parts
+            for _ in range(parts):
+                sum(
+                    (p * (gradient / parts)).sum()
+                    for p, gradient in zip(self.parameters, gradients)
+                ).backward()
             return torch.tensor(1.0)
 
         torch.manual_seed(step)
