@@ -126,6 +126,8 @@ class Objective(BaseObjective):
         return BatchLoader(val, rows, self.sequence_length)
 
     def get_objective(self):
+        """What a solver is given: the arguments of
+        ``TrainingSolver.set_objective``."""
         keep_freed_memory()
         self._device, device_reason = choose_device(self.device)
         self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
@@ -162,6 +164,27 @@ class Objective(BaseObjective):
     def evaluate_result(self, model, step, num_steps, train_loss,
                         learning_rate, micro_batch_size, compiled,
                         peak_memory):
+        """Evaluate a model, and say all that a report needs.
+
+        Parameters
+        ----------
+        model : GPT2
+        step, num_steps : int
+            Steps done, and the horizon.
+        train_loss : float
+            Mean since the last evaluation, in nats per token.
+        learning_rate : float
+            Of the last step.
+        micro_batch_size : int, in rows
+        compiled : {0, 1}
+        peak_memory : int, in bytes
+
+        Returns
+        -------
+        row : dict
+            Numbers and strings. ``value`` is the validation loss in nats per
+            token; a loss that is not finite is inf.
+        """
         start = time.perf_counter()
         val_loss = self._evaluate(model)
         eval_seconds = time.perf_counter() - start

@@ -81,22 +81,46 @@ class TrainingSolver(BaseSolver):
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, max_micro_batch, device, dtype,
                       compile, description):
+        """Take the problem, and check everything that can be wrong with it.
+
+        Parameters
+        ----------
+        make_model : function without arguments, returns a fresh GPT2 on the
+            device
+        train_loader : BatchLoader
+        eval_every : int or "auto", in steps
+        val_tokens : int
+        micro_batch_size : int or "auto", in rows
+        max_micro_batch : int, in rows
+        device : torch.device
+        dtype : torch.dtype
+            Of matrix products: float32 or bfloat16.
+        compile : bool or "auto"
+        description : str
+            Of device and precision, for the user.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter, before anything is computed.
+        """
         check_schedule(
             self.num_steps, self.warmup_steps, self.schedule, self.cooldown
         )
-        train_loader.check_horizon(self.num_steps)
-        self._make_model = make_model
-        self._loader = train_loader
         self._micro_batch_size = choose_micro_batch(
             train_loader.rank_batch_size, max_micro_batch, micro_batch_size
         )
-        self._device, self._dtype = device, dtype
-        self._compile_option = compile
         # A forward pass is a third of a training step's work.
         evaluation_cost = val_tokens / 3 / train_loader.tokens_per_step
         eval_every = choose_eval_every(
             eval_every, self.num_steps, evaluation_cost
         )
+        # Reads the shards.
+        train_loader.check_horizon(self.num_steps)
+        self._make_model = make_model
+        self._loader = train_loader
+        self._device, self._dtype = device, dtype
+        self._compile_option = compile
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(
