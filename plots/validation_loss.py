@@ -1,5 +1,4 @@
 """The curves to compare: validation loss against steps, tokens or time."""
-import numpy as np
 from benchopt import BasePlot
 
 COLUMNS = {
@@ -37,11 +36,15 @@ class Plot(BasePlot):
                 aggfunc="last",
             ).ffill()
             median = losses.median(axis=1)
-            # A diverged loss has no place on the axis.
-            drawn = np.isfinite(median)
-            finite = losses.replace(np.inf, np.nan)[drawn]
+            # A loss twice that of the untrained model has no place on the
+            # axis, where it would hide all the others.
+            limit = 2 * losses.iloc[0].max()
+            drawn = median <= limit
+            band = losses[drawn].where(losses <= limit)
             x = rows.groupby("stop_val")[column].median()
-            diverged = int(np.isinf(losses.iloc[-1]).sum())
+            diverged = (
+                rows.groupby("idx_rep")["objective_diverged"].max().sum()
+            )
             curve = {
                 "x": x[drawn].tolist(),
                 "y": median[drawn].tolist(),
@@ -53,8 +56,8 @@ class Plot(BasePlot):
             }
             if losses.shape[1] > 1:
                 curve |= {
-                    "y_low": finite.min(axis=1).tolist(),
-                    "y_high": finite.max(axis=1).tolist(),
+                    "y_low": band.min(axis=1).tolist(),
+                    "y_high": band.max(axis=1).tolist(),
                 }
             curves.append(curve)
         target = float(df["objective_target"].iloc[0])

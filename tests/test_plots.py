@@ -27,7 +27,8 @@ def test_curves_are_the_losses_of_the_results(
     assert adam["y"] == rows.objective_value.median().tolist()
     assert adam["y_low"] == rows.objective_value.min().tolist()
     assert adam["y_high"] == rows.objective_value.max().tolist()
-    assert np.isfinite(sgd["y"]).all() and len(sgd["x"]) == len(sgd["y"])
+    assert max(sgd["y"]) < 12 and len(sgd["x"]) == len(sgd["y"])
+    assert sgd["label"].endswith("(2 of 2 diverged)")
     assert target["y"] == [df.objective_target[0]] * 2
     assert objective in plot["title"] and dataset in plot["title"]
 
@@ -42,7 +43,10 @@ def test_a_repetition_that_has_ended_counts_with_its_last_loss(
         df[df.idx_rep == rep].objective_value.to_numpy() for rep in range(4)
     )
     # The first reached its target at step 9, the last diverged at step 5.
-    df.loc[(df.idx_rep == 3) & (df.stop_val == 5), "objective_value"] = np.inf
+    df.loc[
+        (df.idx_rep == 3) & (df.stop_val == 5),
+        ["objective_value", "objective_diverged"],
+    ] = np.inf, 1
     df = df[~(
         ((df.idx_rep == 0) & (df.stop_val > 9))
         | ((df.idx_rep == 3) & (df.stop_val > 5))
