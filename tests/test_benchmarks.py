@@ -5,11 +5,9 @@ import sys
 
 import pytest
 import torch
+import training
 
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import training  # noqa: E402
 
 
 @pytest.mark.slow

@@ -5,12 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import tune
 import yaml
 
 from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import tune  # noqa: E402
 
 PROTOCOLS = tune.read_protocol(ROOT / "configs" / "tune.yml")
 FIELDS = {"simulated": "field.yml", "text": "field_text.yml"}

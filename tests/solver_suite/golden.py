@@ -95,13 +95,14 @@ def write_golden_losses(bench, solver_files):
             return here.get(stem) == before[stem]
         return stem in here and agree(here[stem], losses)
 
+    kept = {
+        where: {
+            stem: losses for stem, losses in table.items()
+            if is_valid(stem, losses)
+        } for where, table in tables.items()
+    }
     lines = [HEADER]
-    for where, table in (tables | {where_losses_are_exact(): here}).items():
-        if table is not here:
-            table = {
-                stem: losses for stem, losses in table.items()
-                if is_valid(stem, losses)
-            }
+    for where, table in (kept | {where_losses_are_exact(): here}).items():
         lines.append(f"on {where}")
         for stem, losses in table.items():
             lines.append(" ".join([stem, *map(repr, losses)]))
