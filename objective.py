@@ -10,8 +10,8 @@ import torch
 from benchopt import BaseObjective
 
 from benchmark_utils.device import (
-    autocast, choose_device, choose_dtype, dtype_name, keep_freed_memory,
-    max_micro_batch
+    autocast, check_one_process, choose_device, choose_dtype, dtype_name,
+    keep_freed_memory, max_micro_batch
 )
 from benchmark_utils.gpt2 import GPT2, activation_bytes
 from benchmark_utils.loader import BatchLoader
@@ -85,6 +85,12 @@ class Objective(BaseObjective):
         repeat : bool
             Whether training may read the data again.
         """
+        for name in (
+            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
+            "sequence_length", "val_tokens",
+        ):
+            if type(value := getattr(self, name)) is not int:
+                raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
         if not self._target > 0:
             raise ValueError(
@@ -128,6 +134,7 @@ class Objective(BaseObjective):
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
+        check_one_process()
         keep_freed_memory()
         self._device, device_reason = choose_device(self.device)
         self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)

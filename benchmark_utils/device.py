@@ -4,10 +4,12 @@ A device is data: the same lines train and evaluate on CPU and on CUDA.
 """
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import os
 import platform
 import shutil
+import sysconfig
 from pathlib import Path
 
 import psutil
@@ -65,6 +67,17 @@ def choose_device(device="auto"):
             "Use 'auto', 'cpu' or 'cuda'."
         ) from error
     return chosen, "as asked for"
+
+
+def check_one_process():
+    """Raise ``ValueError`` in one of several processes of a launcher: each
+    would train the whole problem, all of them on the same device."""
+    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(variable, "1") != "1":
+            raise ValueError(
+                f"{variable}={os.environ[variable]}: one run is one process "
+                "on one device; several are not supported yet. Start one."
+            )
 
 
 def choose_dtype(dtype, device):
@@ -127,13 +140,16 @@ def choose_compile(compile, device, flops):
         )
     if flops < COMPILE_FLOPS[device.type]:
         return False, "the run is too short to make up for compilation"
-    variable, compiler = {
+    variable, default = {
         "cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")
     }[device.type]
-    if not shutil.which(os.environ.get(variable, compiler)):
+    compiler = os.environ.get(variable, default)
+    if not shutil.which(compiler):
         return False, f"there is no {compiler}"
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         return False, "triton is not installed"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return False, "Python's header files are not installed"
     return True, "the run is long enough to make up for compilation"
 
 
@@ -240,6 +256,8 @@ def keep_freed_memory():
 
 def release_memory(device):
     """Return freed memory to the system and measure the peak anew."""
+    # A compiled model refers to itself.
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -22,7 +22,8 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     Parameters
     ----------
     step : int
-        Steps done before this one, in [0, num_steps).
+        Steps done before this one, in [0, num_steps]. A scheduler asks for
+        the factor after the last one, too.
     num_steps : int
         The horizon.
     warmup_steps : int
@@ -30,8 +31,8 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     schedule : {"constant", "linear", "cosine"}
         The shape of the cool-down.
     cooldown : float in [0, 1]
-        Share of the horizon that the cool-down takes. It never starts before
-        the warm-up has ended.
+        Share of the horizon that the cool-down takes; 0 for none. It never
+        starts before the warm-up has ended.
 
     Returns
     -------
@@ -40,7 +41,7 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     start = max(warmup_steps, (1 - cooldown) * num_steps)
-    if schedule == "constant" or step < start:
+    if schedule == "constant" or step < start or start == num_steps:
         return 1.0
     remaining = (num_steps - step) / (num_steps - start)
     if schedule == "linear":
@@ -50,8 +51,10 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
 
 def check_schedule(num_steps, warmup_steps, schedule, cooldown):
     """Raise ``ValueError`` naming the parameter that makes no sense."""
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1.")
+    if type(num_steps) is not int or num_steps < 1:
+        raise ValueError(
+            f"num_steps={num_steps!r} must be a whole number, at least 1."
+        )
     if schedule not in SCHEDULES:
         raise ValueError(
             f"schedule={schedule!r} is not one of {', '.join(SCHEDULES)}."

@@ -1,6 +1,6 @@
 """Any text: the user's own files, or what comes with Python.
 
-    benchopt run . -d "Text[path=~/novels]"
+    benchopt run . -d "Text[path='~/novels']"
     benchopt run . -d "Text[path='corpus/**/*.md',tokenizer=gpt2]"
 
 One file is one document, and one in ten is for validation. Without a path,

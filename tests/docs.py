@@ -32,18 +32,27 @@ class Clone:
             ".*", "__pycache__", "__cache__", "outputs", "data"
         ))
 
-    def run(self, command, returncode=0, tracebacks=False, **environment):
-        """Run a command of Python or a module; return what it prints."""
+    def start(self, command, **environment):
+        """Start a command of Python or a module, as a Popen."""
         program, *arguments = shlex.split(command)
         module = [] if program == "python" else ["-m", program]
-        process = subprocess.run(
-            [sys.executable, *module, *arguments], cwd=self.folder,
+        return subprocess.Popen(
+            [sys.executable, "-u", *module, *arguments], cwd=self.folder,
             env=os.environ | {"CI": "true"} | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
-        assert process.returncode == returncode, process.stdout
-        assert ("Traceback" in process.stdout) == tracebacks, process.stdout
-        return process.stdout
+
+    def run(self, command, returncode=0, tracebacks=False, **environment):
+        """Run a command to its end; return what it prints."""
+        with self.start(command, **environment) as process:
+            try:
+                output, _ = process.communicate(timeout=1200)
+            except BaseException:
+                process.kill()
+                raise
+        assert process.returncode == returncode, output
+        assert ("Traceback" in output) == tracebacks, output
+        return output
 
     def results(self):
         path, = (self.folder / "outputs").glob("*.parquet")

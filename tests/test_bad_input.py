@@ -48,6 +48,7 @@ def refused(bench, monkeypatch):
                               "5000", "val_tokens=4992"]),
     ({"batch_size": 4000}, ["4000 x 32", "128001 tokens", "50000"]),
     ({"batch_size": 0}, ["batch_size=0"]),
+    ({"batch_size": 1e3}, ["batch_size=1000.0", "whole number"]),
     ({"eval_every": 0}, ["eval_every=0", "'auto'"]),
     ({"eval_every": "often"}, ["eval_every='often'"]),
     ({"micro_batch_size": 3}, ["micro_batch_size=3", "4 rows"]),
@@ -64,6 +65,7 @@ def test_objective(refused, parameters, parts):
     ({"num_steps": 1000}, ["1000 steps of 128 tokens", "hold 390",
                            "3 shards of this size", "repeat=True"]),
     ({"num_steps": 0}, ["num_steps=0"]),
+    ({"num_steps": 1e3}, ["num_steps=1000.0", "whole number"]),
     ({"warmup_steps": 11}, ["warmup_steps=11", "num_steps=10"]),
     ({"schedule": "cos"}, ["'cos'", "cosine"]),
     ({"cooldown": 2}, ["cooldown=2"]),
@@ -71,6 +73,14 @@ def test_objective(refused, parameters, parts):
 def test_solver(refused, parameters, parts):
     message = refused(solver=parameters)
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_several_processes(refused, monkeypatch, variable):
+    monkeypatch.setenv(variable, "8")
+    assert f"{variable}=8: one run is one process" in refused()
+    monkeypatch.setenv(variable, "1")
+    assert "num_steps=0" in refused(solver={"num_steps": 0})
 
 
 def test_data_can_be_repeated_on_purpose(run):

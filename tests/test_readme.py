@@ -1,5 +1,6 @@
 """Every command of the README does what the README says."""
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def clone(tmp_path):
 
 def test_the_commands_are_those_tested_here():
     assert list(commands()) == [
-        QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, ADD, TEXT,
+        QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT, ADD, TEXT,
         PREPARE_SOME, PLOT,
     ]
 
@@ -105,6 +106,37 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     assert "FineWeb[num_train_shards=103" in output
     assert "nanoGPT[12x768" in output and "num_steps=19485" in output
     assert "not run yet" in output
+
+
+COLLECT = "benchopt run . --config configs/smoke.yml --collect"
+
+
+def test_what_has_finished_survives_a_killed_run(clone):
+    # SGD takes longer than Adam, so as to be killed in it.
+    solvers = (
+        ' --no-display -s "Adam[num_steps=60,warmup_steps=5]"'
+        ' -s "SGD[num_steps=190,warmup_steps=5,learning_rate=0.01]"'
+    )
+    run = COLLECT.removesuffix(" --collect") + solvers
+    with clone.start(run) as process:
+        for line in process.stdout:
+            if "Adam" in line and "done" in line:
+                break
+        process.kill()
+    assert not list((clone.folder / "outputs").iterdir())
+
+    clone.run(COLLECT + solvers)
+    collected = clone.results()
+    assert collected.solver_name.str.startswith("Adam").all()
+    assert collected.stop_val.iloc[-1] == 60
+    shutil.rmtree(clone.folder / "outputs")
+
+    clone.run(run)
+    both = clone.results()
+    adam = both[both.solver_name.str.startswith("Adam")]
+    # Seconds would differ if it had been trained again.
+    assert adam.time.tolist() == collected.time.tolist()
+    assert both.stop_val.max() == 190
 
 
 ADD = (

@@ -11,6 +11,7 @@ from benchopt.utils.run_context import RunContext
 from benchmark_utils import training
 from benchmark_utils.gpt2 import GPT2
 from benchmark_utils.training import TrainingSolver
+from conftest import TINY_SOLVER
 
 # Everything a run measures that is not a clock or the memory.
 MEASURED = ["step", "tokens", "value", "train_loss", "learning_rate"]
@@ -51,6 +52,15 @@ def test_a_run_trains_its_whole_horizon_otherwise(run):
     assert np.isinf(frame.steps_to_target).all()
     assert frame.learning_rate.iloc[0] == 0
     assert frame.value.iloc[0] == pytest.approx(np.log(256), abs=0.1)
+
+
+@pytest.mark.parametrize("schedule", [
+    {"schedule": "linear", "cooldown": 0.0}, {"warmup_steps": 12},
+])
+def test_a_horizon_without_cooldown_is_trained_to_its_end(run, schedule):
+    frame = run({"Adam": {"num_steps": 12} | schedule})
+    assert frame.step.iloc[-1] == 12
+    assert frame.learning_rate.iloc[-1] == TINY_SOLVER["learning_rate"]
 
 
 def test_a_loss_that_does_not_improve_is_trained_to_the_end(run):

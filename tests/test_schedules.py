@@ -48,6 +48,17 @@ def test_cooldown_waits_for_the_warmup_and_only_falls(schedule):
     assert 0 < factors[-1] < 0.02
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup_steps, cooldown", [(10, 1.0), (0, 0.0)])
+def test_there_can_be_no_cooldown(warmup_steps, cooldown, schedule):
+    """Up to the factor after the last step, which a scheduler asks for."""
+    for step in range(11):
+        factor = learning_rate_factor(
+            step, 10, warmup_steps, schedule, cooldown
+        )
+        assert factor == (min(1.0, (step + 1) / 10) if warmup_steps else 1.0)
+
+
 @pytest.mark.parametrize("change, name", [
     ({"num_steps": 0}, "num_steps=0"),
     ({"warmup_steps": 11}, "warmup_steps=11"),

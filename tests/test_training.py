@@ -1,13 +1,16 @@
 """The training loop does what its definition says, and nothing else."""
 import contextlib
 import math
+import sys
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
 from benchmark_utils.device import (
-    choose_device, choose_dtype, choose_micro_batch, max_micro_batch
+    choose_compile, choose_device, choose_dtype, choose_micro_batch,
+    max_micro_batch
 )
 from benchmark_utils.gpt2 import GPT2
 from benchmark_utils.loader import BatchLoader
@@ -225,8 +228,12 @@ def test_each_step_is_one_forward_backward(trained, calls, message):
 
 def test_one_model_is_in_memory_at_a_time(trained):
     first, _ = trained()
+    weights = weakref.ref(first._model.token_embedding.weight)
+    # What torch.compile adds to a model is a reference to itself.
+    first._compile(first._model)
     second, _ = trained()
     assert first._model is None and first._optimizer is None
+    assert weights() is None
     assert second._model is not None
 
 
@@ -312,6 +319,23 @@ def test_micro_batch_suits_the_memory_of_a_gpu(
         torch.cuda, "memory_reserved", lambda device: int(reserved)
     )
     assert max_micro_batch(1024, torch.device("cuda"), 100_000) == rows
+
+
+def test_what_can_not_be_compiled_stays_eager(monkeypatch, tmp_path):
+    cpu = torch.device("cpu")
+    assert choose_compile("auto", cpu, 1e12)[0] is False
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "no-such-compiler")
+        assert choose_compile("auto", cpu, 1e18) == (
+            False, "there is no no-such-compiler"
+        )
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("CXX", sys.executable)
+    assert choose_compile("auto", cpu, 1e18) == (
+        False, "Python's header files are not installed"
+    )
+    (tmp_path / "Python.h").touch()
+    assert choose_compile("auto", cpu, 1e18)[0] is True
 
 
 def test_the_cache_key_has_the_versions_of_what_is_measured():
