@@ -6,9 +6,10 @@
 Steps and state are measured with the embeddings and one layer, and with the
 embeddings and two; the full model's are extrapolated, layer by layer, unless
 ``--layers`` says otherwise. A first step, which allocates and may do more
-than the others, is not counted. A method that does some work every few steps
-is measured over whole periods of ten steps. The forward and backward pass of
-the full model is measured before and after all of them.
+than the others, is not counted. A method that preconditions every few steps
+(its ``precondition_frequency``) is measured over whole periods of them. The
+forward and backward pass of the full model is measured before and after all
+of them.
 """
 import argparse
 import statistics
@@ -29,15 +30,15 @@ from benchmark_utils.gpt2 import GPT2  # noqa: E402
 
 FULL = dict(vocab_size=50257, context_length=1024, n_head=12, n_embd=768)
 FULL_LAYERS = 12
-PERIOD = 10
 
 
-def step_times(solver, num_layers, seconds):
-    """Time steps on random gradients, for about some seconds.
+def step_time(solver, num_layers, seconds):
+    """Time whole periods of steps on random gradients, for some seconds.
 
     Returns
     -------
-    times : list of float, seconds per step; at least PERIOD
+    seconds : float
+        Per step: the median over periods of the mean within one.
     state_bytes : int
     """
     device, _ = choose_device("auto")
@@ -55,18 +56,21 @@ def step_times(solver, num_layers, seconds):
             p.grad = gradient
         return torch.zeros(())
 
+    period = getattr(solver, "precondition_frequency", 1)
     optimizer.step(closure)
     times = []
-    while len(times) < PERIOD or sum(times) < seconds:
-        for _ in range(PERIOD):
+    while not times or period * sum(times) < seconds:
+        elapsed = 0.0
+        for _ in range(period):
             # Some optimizers write into the gradients they are given.
             torch._foreach_mul_(gradients, 0.99)
             synchronize(device)
             start = time.perf_counter()
             optimizer.step(closure)
             synchronize(device)
-            times.append(time.perf_counter() - start)
-    return times, state_bytes(optimizer.state_dict())
+            elapsed += time.perf_counter() - start
+        times.append(elapsed / period)
+    return statistics.median(times), state_bytes(optimizer.state_dict())
 
 
 def state_bytes(state):
@@ -88,25 +92,16 @@ def state_bytes(state):
     return sum(storages.values())
 
 
-def mean_step(times):
-    """Seconds per step: the median of the means over whole periods."""
-    return statistics.median(
-        statistics.mean(times[i:i + PERIOD])
-        for i in range(0, len(times) - PERIOD + 1, PERIOD)
-    )
-
-
 def measure(solver, num_layers, seconds):
     """Seconds per step and bytes of state, for the full model."""
     if num_layers == FULL_LAYERS:
-        times, memory = step_times(solver, num_layers, seconds)
-        return mean_step(times), memory
+        return step_time(solver, num_layers, seconds)
     (one, one_bytes), (more, more_bytes) = (
-        step_times(solver, n, seconds / 2) for n in (1, num_layers)
+        step_time(solver, n, seconds / 2) for n in (1, num_layers)
     )
     share = (FULL_LAYERS - 1) / (num_layers - 1)
     return (
-        mean_step(one) + share * max(mean_step(more) - mean_step(one), 0.0),
+        one + share * max(more - one, 0.0),
         one_bytes + share * (more_bytes - one_bytes),
     )
 
@@ -140,7 +135,7 @@ def main():
     )
     parser.add_argument(
         "--seconds", type=float, default=10.0,
-        help="of steps per solver, at least; ten steps may take longer",
+        help="of steps per solver, at least",
     )
     options = parser.parse_args()
     if not 2 <= options.layers <= FULL_LAYERS:
