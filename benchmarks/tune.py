@@ -27,7 +27,11 @@ from scipy.stats import qmc
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNED = ["learning_rate", "weight_decay"]
-COLUMNS = ["solver", "trial", "seed", *TUNED, "val_loss", "seconds", "torch"]
+COLUMNS = [
+    "solver", "trial", "seed", *TUNED, "val_loss", "seconds", "torch",
+    # Vector instructions, AVX2 for one: other ones round differently.
+    "instructions",
+]
 
 
 def sample(ranges, trials, seed):
@@ -197,7 +201,8 @@ def tune(benchmark, protocol, solvers):
         loss, seconds = run_trial(benchmark, solver, protocol, setting, seed)
         append(ledger, dict(
             solver=solver, trial=trial, seed=seed, val_loss=loss,
-            seconds=round(seconds, 1), torch=torch.__version__, **setting,
+            seconds=round(seconds, 1), torch=torch.__version__,
+            instructions=torch.backends.cpu.get_cpu_capability(), **setting,
         ))
         print(f"{solver}, trial {trial}, seed {seed}: {setting} {loss:.4f}",
               flush=True)

@@ -1,7 +1,7 @@
 """Adafactor.
 
 Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory
-Cost" (2018). No public run on this model: the settings are torch's defaults.
+Cost" (2018).
 """
 import torch
 
@@ -16,8 +16,11 @@ class Solver(TrainingSolver):
     requirements = []
 
     parameters = {
-        # torch takes the smaller of this and 1/sqrt(step), times the RMS of
-        # the parameter.
+        # Times the RMS of the parameter. T5's peak (Raffel et al., 2020) and
+        # PaLM's (Chowdhery et al., 2022); for GPT-2 of this size on FineWeb,
+        # one row a step, Marek et al. ("Small Batch Size Training for Language
+        # Models", 2025) found half of it. torch never takes more than
+        # 1/sqrt(step): with this peak and a cool-down, that changes nothing.
         "learning_rate": [1e-2],
         "beta2_decay": [-0.8],
         "clipping_threshold": [1.0],

@@ -19,10 +19,12 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0", "pip::opt-einsum"]
 
     parameters = {
-        # What modded-nanogpt's README guesses; no public run on this model.
+        # modded-nanogpt's README for the rate. At 130 M, Wen et al.
+        # ("Fantastic Pretraining Optimizers", 2025) found a quarter of AdamW's,
+        # which was 1.8e-3 in track 1, and this momentum and weight decay.
         "learning_rate": [5e-4],
-        "momentum": [0.9],
-        "weight_decay": [0.625],
+        "momentum": [0.95],
+        "weight_decay": [0.5],
         # Share of the steps that update the preconditioner.
         "update_probability": [1.0],
         # Track 1's Muon of October 2024 gave AdamW the tied embedding at this

@@ -41,14 +41,16 @@ def hidden_moves(toy, start):
     # The two averages of Lion are one.
     (("Lion", dict(beta1=0.9, beta2=0.9)), ("Signum", dict(momentum=0.9))),
     # Nothing to look ahead along.
-    (("NAdam", dict(beta1=0.0)), ("Adam", dict(beta1=0.0))),
+    (("NAdam", dict(beta1=0.0, beta2=0.9)),
+     ("Adam", dict(beta1=0.0, beta2=0.9))),
     # No slow average.
     (("AdEMAMix", dict(alpha=0.0)), ("Adam", dict(beta2=0.999))),
     # No correction of the gradient, none of it clipped.
     (("MARS", dict(gamma=0.0, beta1=0.9, beta2=0.95, aux_learning_rate=0.01,
                    scale=0.01)), ("Adam", dict(scale=0.01))),
     # The gradient is taken at the trained weights, not at their average.
-    (("Schedule-free AdamW", dict(beta1=0.0)), ("Adam", dict(beta1=0.0))),
+    (("Schedule-free AdamW", dict(beta1=0.0, beta2=0.9)),
+     ("Adam", dict(beta1=0.0, beta2=0.9))),
     # By name, it is the same optimizer, with the same options.
     (("pytorch-optimizer", dict(optimizer="signsgd")), ("Signum", dict(
         momentum=0.9))),
@@ -153,7 +155,9 @@ def test_soap_in_the_basis_of_the_weights_is_adam(toy):
 def test_psgd_that_never_fits_is_momentum(toy):
     """The preconditioner stays the identity; gradients are too small for the
     limit on the size of a step."""
-    psgd = toy("PSGD-Kron", update_probability=0.0, scale=0.1).run(4)
+    psgd = toy(
+        "PSGD-Kron", update_probability=0.0, momentum=0.9, scale=0.1
+    ).run(4)
     momentum = [torch.zeros_like(w) for w in psgd.initial]
     expected = list(psgd.initial)
     for t in range(4):

@@ -229,7 +229,8 @@ def perturbed(value):
         return [value + 1]
     if isinstance(value, float):
         if 0.5 < value < 1:
-            return [1 - 1.3 * (1 - value)]
+            # Averages: 0.93 for 0.95, 0.9997 for 0.9999.
+            return [1 - (1 - value) ** 0.9]
         return [0.9 * value if value else 0.1]
     if isinstance(value, (tuple, list)):
         return [
