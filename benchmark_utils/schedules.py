@@ -63,10 +63,10 @@ def check_schedule(num_steps, warmup_steps, schedule, cooldown):
         raise ValueError(
             f"cooldown={cooldown} is a share of the horizon, from 0 to 1."
         )
-    if not 0 <= warmup_steps <= num_steps:
+    if type(warmup_steps) is not int or not 0 <= warmup_steps <= num_steps:
         raise ValueError(
-            f"warmup_steps={warmup_steps} must be between 0 and num_steps="
-            f"{num_steps}."
+            f"warmup_steps={warmup_steps!r} must be a whole number from 0 to "
+            f"num_steps={num_steps}."
         )
 
 

@@ -4,8 +4,8 @@
     python benchmarks/tune.py configs/tune.yml --problem text -s Muon
 
 Trials that the ledger holds already are not run again: what was broken off
-is continued, and on the same machine an emptied ledger comes back the same,
-but for the seconds. The best setting of each solver is printed as a line for
+is continued. On a processor with the instructions that a row names, its loss
+comes back the same. The best setting of each solver is printed as a line for
 a run configuration. See docs/tuning.rst.
 """
 import argparse

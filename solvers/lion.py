@@ -18,7 +18,8 @@ class Solver(TrainingSolver):
         # Beside AdamW (solvers/adam.py): at 130 M, with this batch and
         # horizon, Wen et al. ("Fantastic Pretraining Optimizers", 2025) found
         # an eighth of its rate, seven times its weight decay and these
-        # averages; on this model, the authors of Sophia (2023) a fifth.
+        # averages; for GPT-2 of this size, the authors of Sophia (2023) took
+        # a sixth: this rate.
         "learning_rate": [1e-4],
         "beta1": [0.9],
         "beta2": [0.95],

@@ -67,6 +67,7 @@ def test_objective(refused, parameters, parts):
     ({"num_steps": 0}, ["num_steps=0"]),
     ({"num_steps": 1e3}, ["num_steps=1000.0", "whole number"]),
     ({"warmup_steps": 11}, ["warmup_steps=11", "num_steps=10"]),
+    ({"warmup_steps": 0.1}, ["warmup_steps=0.1", "whole number"]),
     ({"schedule": "cos"}, ["'cos'", "cosine"]),
     ({"cooldown": 2}, ["cooldown=2"]),
 ])

@@ -1,6 +1,7 @@
 """Every command of the README does what the README says."""
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -112,31 +113,33 @@ COLLECT = "benchopt run . --config configs/smoke.yml --collect"
 
 
 def test_what_has_finished_survives_a_killed_run(clone):
-    # SGD takes longer than Adam, so as to be killed in it.
     solvers = (
         ' --no-display -s "Adam[num_steps=60,warmup_steps=5]"'
-        ' -s "SGD[num_steps=190,warmup_steps=5,learning_rate=0.01]"'
+        ' -s "SGD[num_steps=190,warmup_steps=5,learning_rate=[0.1,0.2,0.3]]"'
     )
     run = COLLECT.removesuffix(" --collect") + solvers
     with clone.start(run) as process:
+        timer = threading.Timer(600, process.kill)
+        timer.start()
         for line in process.stdout:
             if "Adam" in line and "done" in line:
                 break
         process.kill()
+        timer.cancel()
     assert not list((clone.folder / "outputs").iterdir())
 
     clone.run(COLLECT + solvers)
     collected = clone.results()
-    assert collected.solver_name.str.startswith("Adam").all()
-    assert collected.stop_val.iloc[-1] == 60
+    names = collected.solver_name.unique()
+    assert names[0].startswith("Adam") and len(names) < 4
     shutil.rmtree(clone.folder / "outputs")
 
     clone.run(run)
-    both = clone.results()
-    adam = both[both.solver_name.str.startswith("Adam")]
-    # Seconds would differ if it had been trained again.
-    assert adam.time.tolist() == collected.time.tolist()
-    assert both.stop_val.max() == 190
+    complete = clone.results()
+    assert len(complete.solver_name.unique()) == 4
+    finished = complete[complete.solver_name.isin(names)]
+    # Seconds would differ if anything had been trained again.
+    assert finished.time.tolist() == collected.time.tolist()
 
 
 ADD = (
