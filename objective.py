@@ -85,11 +85,9 @@ class Objective(BaseObjective):
         repeat : bool
             Whether training may read the data again.
         """
-        for name in (
-            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
-            "sequence_length", "val_tokens",
-        ):
-            if type(value := getattr(self, name)) is not int:
+        for name, (default, *_) in self.parameters.items():
+            value = getattr(self, name)
+            if type(default) is int and type(value) is not int:
                 raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
         if not self._target > 0:

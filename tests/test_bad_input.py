@@ -49,6 +49,8 @@ def refused(bench, monkeypatch):
     ({"batch_size": 4000}, ["4000 x 32", "128001 tokens", "50000"]),
     ({"batch_size": 0}, ["batch_size=0"]),
     ({"batch_size": 1e3}, ["batch_size=1000.0", "whole number"]),
+    ({"n_layer": 2.0}, ["n_layer=2.0", "whole number"]),
+    ({"val_tokens": 1024.0}, ["val_tokens=1024.0", "whole number"]),
     ({"eval_every": 0}, ["eval_every=0", "'auto'"]),
     ({"eval_every": "often"}, ["eval_every='often'"]),
     ({"micro_batch_size": 3}, ["micro_batch_size=3", "4 rows"]),
