@@ -136,10 +136,11 @@ class Objective(BaseObjective):
         keep_freed_memory()
         self._device, device_reason = choose_device(self.device)
         self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
-        self._max_micro_batch = max_micro_batch(
+        limits = (
             self.sequence_length, self._device,
             activation_bytes(self.n_layer, self.n_embd),
         )
+        self._evaluation_rows = max_micro_batch(*limits, evaluation=True)
         self._val_loader.check_horizon(1)
         return dict(
             # A fresh model for each run: what one run trains, no other sees.
@@ -150,7 +151,7 @@ class Objective(BaseObjective):
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
-            max_micro_batch=self._max_micro_batch,
+            max_micro_batch=max_micro_batch(*limits),
             device=self._device,
             dtype=self._dtype,
             compile=self.compile,
@@ -222,7 +223,7 @@ class Objective(BaseObjective):
         (inputs, targets), = self._val_loader.batches(
             self._device, stop_step=1
         )
-        size = self._max_micro_batch
+        size = self._evaluation_rows
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for micro_inputs, micro_targets in zip(
             inputs.split(size), targets.split(size)

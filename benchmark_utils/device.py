@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import torch
 
-# More tokens per micro-batch gain nothing on a CPU and cost memory.
+# More tokens per micro-batch gain nothing on a CPU and cost memory; without
+# gradients, more of them share the cost of preparing the weights.
 CPU_MICRO_BATCH_TOKENS = 4096
+CPU_EVALUATION_TOKENS = 16384
 # On CUDA, micro-batches of 65,536 tokens give NaN in compiled attention with
 # some versions of torch (pytorch/pytorch#171389): stay well below.
 CUDA_MICRO_BATCH_TOKENS = 32768
@@ -101,14 +103,17 @@ def choose_dtype(dtype, device):
         raise ValueError(
             f"dtype={dtype!r} is not one of auto, float32, bfloat16."
         )
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        features = torch.cpu.get_capabilities()
-        native = features.get("avx512_bf16") or features.get("amx_bf16")
-    if native:
+    if multiplies_bfloat16(device):
         return torch.bfloat16, "the device multiplies it natively"
     return torch.float32, "the device does not multiply bfloat16 natively"
+
+
+def multiplies_bfloat16(device):
+    """Whether the device has instructions for it, or would emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def dtype_name(dtype):
@@ -160,7 +165,8 @@ def autocast(device, dtype):
     )
 
 
-def max_micro_batch(sequence_length, device, bytes_per_token):
+def max_micro_batch(sequence_length, device, bytes_per_token,
+                    evaluation=False):
     """Rows that go through a model at once, at most.
 
     On CUDA as many as half of the free memory holds. On a CPU it does not
@@ -173,13 +179,15 @@ def max_micro_batch(sequence_length, device, bytes_per_token):
     device : torch.device
     bytes_per_token : int
         What a training step keeps for its backward pass.
+    evaluation : bool
+        Without a backward pass. Makes no difference on CUDA.
 
     Returns
     -------
     rows : int
         At least 1.
     """
-    tokens = CPU_MICRO_BATCH_TOKENS
+    tokens = CPU_EVALUATION_TOKENS if evaluation else CPU_MICRO_BATCH_TOKENS
     if device.type == "cuda":
         # What this process has reserved is of an earlier run, and given back.
         free = torch.cuda.mem_get_info(device)[0]
@@ -229,6 +237,15 @@ def choose_micro_batch(num_rows, max_rows, micro_batch_size="auto"):
             f"{num_rows} rows that each rank computes per step."
         )
     return micro_batch_size
+
+
+def product_dtype(tensor):
+    """The dtype in which a matrix product of the tensor is computed: that of
+    autocast where autocast is on."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
 
 
 def synchronize(device):

@@ -16,6 +16,7 @@ from torch import nn
 
 from benchmark_utils.attention import causal_attention
 from benchmark_utils.cross_entropy import linear_cross_entropy
+from benchmark_utils.linear import linear
 
 
 class Block(nn.Module):
@@ -32,15 +33,15 @@ class Block(nn.Module):
         self.mlp_proj = nn.Linear(4 * n_embd, n_embd)
 
     def forward(self, x):  # x: [batch, sequence, n_embd]
-        qkv = self.attn_qkv(self.attn_norm(x))
+        qkv = linear(self.attn_norm(x), self.attn_qkv)
         # [3, batch, head, sequence, head width]
         q, k, v = qkv.unflatten(-1, (3, self.n_head, -1)).permute(
             2, 0, 3, 1, 4
         )
         heads = causal_attention(q, k, v)
-        x = x + self.attn_proj(heads.transpose(1, 2).flatten(-2))
-        hidden = F.gelu(self.mlp_fc(self.mlp_norm(x)), approximate="tanh")
-        return x + self.mlp_proj(hidden)
+        x = x + linear(heads.transpose(1, 2).flatten(-2), self.attn_proj)
+        hidden = linear(self.mlp_norm(x), self.mlp_fc, gelu=True)
+        return x + linear(hidden, self.mlp_proj)
 
 
 class GPT2(nn.Module):

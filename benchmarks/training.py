@@ -7,7 +7,8 @@ Every variant is a process of its own, so that its peak memory is its own. The
 variants of a group take turns, so that a machine whose speed drifts treats all
 alike; each is quoted as a multiple of the speed of the first. A turn is a step
 to warm up and a step on the clock, after which the process returns its free
-memory: at full size, micro-batches of four rows fit into 24 GiB.
+memory: at full size, micro-batches of four rows fit into 24 GiB. Training is
+measured for each --micro-batch, evaluation for the batch that it uses.
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
@@ -37,10 +38,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmark_utils.device import (  # noqa: E402
-    choose_device, choose_dtype, dtype_name, peak_memory, release_memory,
-    synchronize
+    choose_device, choose_dtype, dtype_name, max_micro_batch, peak_memory,
+    release_memory, synchronize
 )
-from benchmark_utils.gpt2 import GPT2  # noqa: E402
+from benchmark_utils.gpt2 import GPT2, activation_bytes  # noqa: E402
 from benchmark_utils.shards import TokenShards, write_shard  # noqa: E402
 
 VOCAB_SIZE = 50257
@@ -339,20 +340,26 @@ def main():
     }
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
-    groups = (
-        [options.variants] if options.variants else possible_groups(native)
-    )
+    if options.variants:
+        runs = [(rows, options.variants) for rows in options.micro_batch]
+    else:
+        *training, evaluation = possible_groups(native)
+        runs = [(rows, v) for rows in options.micro_batch for v in training]
+        runs.append((max_micro_batch(
+            options.sequence_length, choose_device()[0],
+            activation_bytes(options.n_layer, options.n_embd),
+            evaluation=True,
+        ), evaluation))
     tables = []
-    for rows in options.micro_batch:
-        for variants in groups:
-            table = measure(variants, shape, rows, options.repetitions)
-            tables += table
-            if not options.json:
-                print_table(
-                    f"{rows} x {options.sequence_length} tokens, "
-                    f"{options.n_layer} layers of width {options.n_embd}",
-                    variants, table,
-                )
+    for rows, variants in runs:
+        table = measure(variants, shape, rows, options.repetitions)
+        tables += table
+        if not options.json:
+            print_table(
+                f"{rows} x {options.sequence_length} tokens, "
+                f"{options.n_layer} layers of width {options.n_embd}",
+                variants, table,
+            )
     if not options.no_scaling:
         variant = dtype_name(native)
         table = [

@@ -301,6 +301,7 @@ def test_micro_batch_suits_a_cpu():
     cpu = torch.device("cpu")
     assert max_micro_batch(1024, cpu, 1) == 4
     assert max_micro_batch(100_000, cpu, 1) == 1
+    assert max_micro_batch(1024, cpu, 1, evaluation=True) == 16
 
 
 @pytest.mark.parametrize("free, reserved, rows", [
