@@ -6,7 +6,8 @@ and initialisation follow llm.c (https://github.com/karpathy/llm.c,
 ``train_gpt2.py``) and Radford et al., "Language Models are Unsupervised
 Multitask Learners" (2019). The default sizes give 124,439,808 parameters.
 
-The vocabulary is not padded: no row exists that could receive probability.
+The vocabulary is not padded: no row exists that could receive probability (the
+loss pads its logits, with columns of probability zero).
 """
 import math
 

@@ -5,7 +5,12 @@ from torch import Tensor
 
 from benchmark_utils.device import multiplies_bfloat16, product_dtype
 
-NATIVE_BFLOAT16 = multiplies_bfloat16(torch.device("cpu"))
+# The processor has the instructions, and torch's oneDNN uses them.
+NATIVE_BFLOAT16 = (
+    multiplies_bfloat16(torch.device("cpu"))
+    and torch.backends.mkldnn.is_available()
+    and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
 
 
 def linear(x, layer, gelu=False):
@@ -14,13 +19,13 @@ def linear(x, layer, gelu=False):
     torch's own operations, except without gradients in bfloat16 on a CPU:
     there oneDNN, with which torch multiplies, is given the weight in its own
     order and applies GELU to what it is about to write. That is worth a tenth
-    of an evaluation. A training step keeps what enters GELU, and multiplies
-    the weight once more, for which that order is of no use.
+    of an evaluation. A training step needs what enters GELU for its backward
+    pass, where it also multiplies the weight in another order.
 
     Parameters
     ----------
     x : tensor [..., in_features]
-    layer : nn.Linear
+    layer : nn.Linear, with a bias
     gelu : bool
 
     Returns
@@ -38,9 +43,9 @@ def linear(x, layer, gelu=False):
     return F.gelu(y, approximate="tanh") if gelu else y
 
 
-# An operation of its own: the compiler knows oneDNN's order of weights that
-# never change only. torch has no public name for it; the compiler emits the
-# same calls.
+# An operation of its own, because the compiler uses oneDNN's order only for
+# weights that never change. It makes the same two calls then, for which torch
+# has no public name.
 @torch.library.custom_op("nanogpt::packed_linear", mutates_args=())
 def _packed_linear(
     x: Tensor, weight: Tensor, bias: Tensor, gelu: bool

@@ -8,7 +8,8 @@ variants of a group take turns, so that a machine whose speed drifts treats all
 alike; each is quoted as a multiple of the speed of the first. A turn is a step
 to warm up and a step on the clock, after which the process returns its free
 memory: at full size, micro-batches of four rows fit into 24 GiB. Training is
-measured for each --micro-batch, evaluation for the batch that it uses.
+measured for each --micro-batch, evaluation for the batch that it uses (with
+--variants, everything for each --micro-batch).
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
@@ -102,7 +103,9 @@ def set_up(variant, shape, rows):
     length = shape["context_length"]
     objective = bench.get_benchmark_objective().get_instance(
         **shape, sequence_length=length, batch_size=rows,
-        micro_batch_size=rows, val_tokens=rows * length,
+        # An evaluation shall not compile so large a training step.
+        micro_batch_size=1 if variant.startswith("evaluate") else rows,
+        val_tokens=rows * length,
         dtype=next(word for word in variant.split() if "float" in word),
         compile="compiled" in variant,
     )
@@ -299,6 +302,21 @@ def possible_groups(native):
     return [group for group in groups if len(group) > 1]
 
 
+def planned_runs(options, native):
+    """Pairs: the rows of a micro-batch, and the group of variants."""
+    if options.variants:
+        return [(rows, options.variants) for rows in options.micro_batch]
+    *training, evaluation = possible_groups(native)
+    evaluation_rows = max_micro_batch(
+        options.sequence_length, choose_device()[0],
+        activation_bytes(options.n_layer, options.n_embd), evaluation=True,
+    )
+    return [
+        *((rows, group) for rows in options.micro_batch for group in training),
+        (evaluation_rows, evaluation),
+    ]
+
+
 def print_table(title, labels, table):
     print(f"\n{title}, {choose_device()[0]}")
     print(f"{'':28}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
@@ -340,18 +358,8 @@ def main():
     }
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
-    if options.variants:
-        runs = [(rows, options.variants) for rows in options.micro_batch]
-    else:
-        *training, evaluation = possible_groups(native)
-        runs = [(rows, v) for rows in options.micro_batch for v in training]
-        runs.append((max_micro_batch(
-            options.sequence_length, choose_device()[0],
-            activation_bytes(options.n_layer, options.n_embd),
-            evaluation=True,
-        ), evaluation))
     tables = []
-    for rows, variants in runs:
+    for rows, variants in planned_runs(options, native):
         table = measure(variants, shape, rows, options.repetitions)
         tables += table
         if not options.json:

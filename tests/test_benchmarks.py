@@ -1,4 +1,5 @@
 """The benchmark scripts run, on sizes of seconds."""
+import argparse
 import json
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def test_bfloat16_is_left_out_where_it_would_be_emulated():
     for group in groups:
         assert group[-1].endswith("matmul float32")
         assert "bfloat16" not in "".join(group)
+
+
+def test_evaluation_is_measured_in_the_batches_that_it_uses(monkeypatch):
+    cpu = torch.device("cpu"), "for this test"
+    monkeypatch.setattr(training, "choose_device", lambda: cpu)
+    options = argparse.Namespace(
+        variants=None, micro_batch=[1, 4], sequence_length=1024, n_layer=12,
+        n_embd=768,
+    )
+    runs = training.planned_runs(options, torch.float32)
+    assert [(rows, group[0]) for rows, group in runs] == [
+        (1, "plain float32"), (4, "plain float32"), (16, "evaluate float32"),
+    ]
 
 
 @pytest.mark.slow

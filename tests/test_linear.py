@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark_utils.device import autocast, multiplies_bfloat16
-from benchmark_utils.linear import _packed_linear, linear
+from benchmark_utils.device import autocast
+from benchmark_utils.linear import NATIVE_BFLOAT16, _packed_linear, linear
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(
-    not multiplies_bfloat16(CPU), reason="bfloat16 is emulated here"
+    not NATIVE_BFLOAT16, reason="bfloat16 is emulated here"
 )
 
 
@@ -37,6 +37,23 @@ def test_equals_the_formula(gelu, dtype, tolerance, with_gradients):
     assert y.dtype == dtype and y.requires_grad == with_gradients
     expected = formula(x, layer, gelu)
     assert (y - expected).norm() < tolerance * expected.norm()
+
+
+@native
+def test_is_the_tanh_approximation_without_rounding_before_it():
+    """At -3, tanh GELU is -0.00364, the exact one -0.00405."""
+    layer, x = nn.Linear(64, 64), torch.randn(128, 64)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, -3.0)
+    with torch.no_grad(), autocast(CPU, torch.bfloat16):
+        y = linear(x, layer, gelu=True)
+        expected = formula(x, layer, gelu=True)
+        torch.testing.assert_close(y.double(), expected, rtol=2e-2, atol=0)
+
+        nn.init.normal_(layer.weight)
+        y, product = linear(x, layer, gelu=True), linear(x, layer)
+        rounded_twice = nn.functional.gelu(product, approximate="tanh")
+        assert not torch.equal(y, rounded_twice)
 
 
 @native
