@@ -165,6 +165,15 @@ def autocast(device, dtype):
     )
 
 
+def product_dtype(tensor):
+    """The dtype in which a matrix product of the tensor is computed: that of
+    autocast where autocast is on."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
 def max_micro_batch(sequence_length, device, bytes_per_token,
                     evaluation=False):
     """Rows that go through a model at once, at most.
@@ -237,15 +246,6 @@ def choose_micro_batch(num_rows, max_rows, micro_batch_size="auto"):
             f"{num_rows} rows that each rank computes per step."
         )
     return micro_batch_size
-
-
-def product_dtype(tensor):
-    """The dtype in which a matrix product of the tensor is computed: that of
-    autocast where autocast is on."""
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
 
 
 def synchronize(device):
