@@ -9,13 +9,13 @@ import time
 import torch
 from benchopt import BaseObjective
 
+from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
-    autocast, check_one_process, choose_device, choose_dtype, dtype_name,
-    keep_freed_memory, max_micro_batch
+    autocast, check_one_process, choose_device, choose_dtype, dtype_name
 )
-from benchmark_utils.gpt2 import GPT2, activation_bytes
-from benchmark_utils.loader import BatchLoader
+from benchmark_utils.models.gpt2 import GPT2, activation_bytes
 from benchmark_utils.stopping import TargetCriterion
+from benchmark_utils.training.memory import keep_freed_memory, max_micro_batch
 
 
 class Objective(BaseObjective):

@@ -12,8 +12,8 @@ import time
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.hub import fetch_shards
-from benchmark_utils.shards import TokenShards
+from benchmark_utils.data.hub import fetch_shards
+from benchmark_utils.data.shards import TokenShards
 
 REPOSITORY = "kjj0/fineweb10B-gpt2"
 MAX_TRAIN_SHARDS = 103

@@ -12,7 +12,7 @@ import numpy as np
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.shards import TokenShards, write_shard
+from benchmark_utils.data.shards import TokenShards, write_shard
 
 # Raise it whenever the documents change: it names the folder of the shards.
 FORMAT_VERSION = 1

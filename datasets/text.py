@@ -24,8 +24,8 @@ from pathlib import Path
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.shards import TokenShards, write_shards
-from benchmark_utils.tokenizers import SEPARATORS, make_encoder
+from benchmark_utils.data.shards import TokenShards, write_shards
+from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.

@@ -6,7 +6,7 @@ Cost" (2018).
 import torch
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -6,7 +6,7 @@ settings are those of llm.c's ``scripts/run_gpt2_124M.sh``.
 import torch
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -5,7 +5,7 @@ Pagliardini et al., "The AdEMAMix Optimizer: Better, Faster, Older" (2024).
 from pytorch_optimizer import AdEMAMix
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -5,7 +5,7 @@ Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023).
 from pytorch_optimizer import Lion
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -6,7 +6,7 @@ Large Models" (2024), in the approximate form that needs one gradient a step.
 from pytorch_optimizer import MARS
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

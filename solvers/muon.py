@@ -6,7 +6,7 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
 import torch
 
 from benchmark_utils.optimizers.combined import with_adamw
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

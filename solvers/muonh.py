@@ -7,7 +7,7 @@ import torch
 
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.hyperball import Hyperball
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -5,7 +5,7 @@ Dozat, "Incorporating Nesterov Momentum into Adam" (2016).
 import torch
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

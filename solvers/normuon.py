@@ -5,7 +5,7 @@ Li et al., "NorMuon: Making Muon more efficient and scalable" (2025).
 from pytorch_optimizer import NorMuon
 
 from benchmark_utils.optimizers.combined import with_adamw
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -9,7 +9,7 @@ import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
 from benchmark_utils.optimizers.combined import with_adamw
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):
@@ -20,8 +20,9 @@ class Solver(TrainingSolver):
 
     parameters = {
         # modded-nanogpt's README for the rate. At 130 M, Wen et al.
-        # ("Fantastic Pretraining Optimizers", 2025) found a quarter of AdamW's,
-        # which was 1.8e-3 in track 1, and this momentum and weight decay.
+        # ("Fantastic Pretraining Optimizers", 2025) found a quarter of
+        # AdamW's rate, which was 1.8e-3 in track 1, and this momentum and
+        # weight decay.
         "learning_rate": [5e-4],
         "momentum": [0.95],
         "weight_decay": [0.5],

@@ -8,7 +8,7 @@ import contextlib
 from schedulefree import AdamWScheduleFree
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

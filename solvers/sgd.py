@@ -3,7 +3,7 @@ import itertools
 
 import torch
 
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):
@@ -16,7 +16,8 @@ class Solver(TrainingSolver):
     parameters = {
         # The best of eight for GPT-2 of this size on FineWeb, one row a step
         # and no momentum, in Marek et al., "Small Batch Size Training for
-        # Language Models" (2025). A batch of 512 rows leaves room for momentum.
+        # Language Models" (2025). A batch of 512 rows leaves room for
+        # momentum.
         "learning_rate": [0.2],
         "momentum": [0.9],
         "weight_decay": [0.0],

@@ -5,7 +5,7 @@ see ``benchmark_utils/optimizers/shampoo.py``.
 """
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.shampoo import Shampoo
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

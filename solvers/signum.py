@@ -6,7 +6,7 @@ Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems"
 from pytorch_optimizer import SignSGD
 
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

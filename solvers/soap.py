@@ -6,7 +6,7 @@ first gradient makes the first basis, and no step.
 from pytorch_optimizer import SOAP
 
 from benchmark_utils.optimizers.combined import with_adamw
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

@@ -1,5 +1,4 @@
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 
 ROOT = Path(__file__).parents[1]
-for folder in (ROOT, ROOT / "benchmarks"):
-    sys.path.insert(0, str(folder))
 # Tests never reach for the network: the Hub's client must not try.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models gain nothing from threads, and wait for them on a busy machine.
@@ -87,7 +84,7 @@ def run(tmp_path):
 def shard_dir(tmp_path):
     """A folder with two training shards and one validation shard of random
     tokens from a vocabulary of 64, in FineWeb's file names."""
-    from benchmark_utils.shards import write_shard
+    from benchmark_utils.data.shards import write_shard
     rng = np.random.default_rng(0)
     for name, num_tokens in [
         ("val_000000", 1500), ("train_000001", 5000), ("train_000002", 3000)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from benchmark_utils.attention import _blockwise, causal_attention
+from benchmark_utils.models.attention import _blockwise, causal_attention
 
 
 def formula(queries, keys, values):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils.shards import write_shard
+from benchmark_utils.data.shards import write_shard
 from conftest import TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
 

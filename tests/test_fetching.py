@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark_utils.shards import write_shard
+from benchmark_utils.data.shards import write_shard
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_hub import FakeHub  # noqa: E402

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmark_utils.device import autocast
-from benchmark_utils.gpt2 import GPT2, activation_bytes
+from benchmark_utils.models.gpt2 import GPT2, activation_bytes
 
 
 def transformers_twin(model, n_layer, n_head, n_embd):

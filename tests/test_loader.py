@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark_utils import loader as loader_module
-from benchmark_utils.loader import READ_AHEAD, BatchLoader
-from benchmark_utils.shards import TokenShards, write_shard
+from benchmark_utils.data.loader import READ_AHEAD, BatchLoader
+from benchmark_utils.data.shards import TokenShards, write_shard
 
 FINEWEB = Path(__file__).parents[2] / "shared" / "data" / "fineweb10B"
 WORLD_SIZES = [1, 2, 3, 4, 8]

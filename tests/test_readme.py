@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from docs import ROOT, Clone, code_blocks
 
-from benchmark_utils.shards import HEADER_BYTES, MAGIC, VERSION
+from benchmark_utils.data.shards import HEADER_BYTES, MAGIC, VERSION
 
 PAGE = "README.rst"
 

@@ -9,8 +9,8 @@ import torch
 from benchopt.utils.run_context import RunContext
 
 from benchmark_utils import training
-from benchmark_utils.gpt2 import GPT2
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.solver import TrainingSolver
 from conftest import TINY_SOLVER
 
 # Everything a run measures that is not a clock or the memory.

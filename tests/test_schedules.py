@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmark_utils.schedules import (
+from benchmark_utils.training.schedules import (
     check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark_utils import shards
-from benchmark_utils.shards import (
+from benchmark_utils.data.shards import (
     TokenShards,
     open_shard,
     write_shard,
@@ -151,7 +151,7 @@ def test_an_id_outside_the_vocabulary_is_refused_by_name(
 
 OPEN_ALL = """
 import sys
-from benchmark_utils.shards import TokenShards
+from benchmark_utils.data.shards import TokenShards
 for path in sys.argv[1:]:
     try:
         TokenShards([path], vocab_size=100).check_token_ids()
@@ -225,7 +225,7 @@ def test_a_shard_that_cannot_be_mapped_is_refused_by_name(tmp_path):
         file.truncate(1024 + 2 * count)
     done = run_python(
         "import resource, sys\n"
-        "from benchmark_utils.shards import open_shard\n"
+        "from benchmark_utils.data.shards import open_shard\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
         "open_shard(sys.argv[1])\n", path,
     )
@@ -390,7 +390,7 @@ def test_a_second_corpus_is_not_mixed_with_the_first(tmp_path):
 def test_a_killed_writer_leaves_no_shard(tmp_path):
     code = (
         "import itertools, sys\n"
-        "from benchmark_utils.shards import write_shard\n"
+        "from benchmark_utils.data.shards import write_shard\n"
         "write_shard(sys.argv[1], itertools.repeat([7] * 1000))\n"
     )
     path = tmp_path / "my.bin"
@@ -418,7 +418,7 @@ def test_a_full_disk_is_said_by_name_and_leaves_nothing(tmp_path, write):
     """The limit on a file's size stands for the disk's."""
     done = run_python(
         "import resource, sys\n"
-        "from benchmark_utils.shards import write_shard, write_shards\n"
+        "from benchmark_utils.data.shards import write_shard, write_shards\n"
         "folder, stream = sys.argv[1], ([7] * 100 for _ in range(10_000))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
         + write, tmp_path,

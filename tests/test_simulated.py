@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from benchmark_utils.shards import open_shard
+from benchmark_utils.data.shards import open_shard
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from solver_suite.toy import (
     FACTORS, SHAPES, Toy, distance, relative_error
 )
 
-from benchmark_utils.gpt2 import GPT2
-from benchmark_utils.param_groups import check_coverage
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.optimizers.groups import check_coverage
 from conftest import ROOT
 
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
@@ -53,7 +53,7 @@ TOLERANCES = {
 PERTURBED = {
     # torch takes none below 1.
     "adafactor": {"clipping_threshold": 1.1},
-    "any_pytorch_optimizer": {
+    "by_name": {
         "optimizer": "lion", "options": {"eps": 1e-2},
     },
 }

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from benchmark_utils import shards
-from benchmark_utils.loader import BatchLoader
-from benchmark_utils.tokenizers import make_encoder
+from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.data.tokenizers import make_encoder
 
 ROOT = Path(__file__).parents[1]
 # Processes that have everything imported.

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark_utils.device import (
-    choose_compile, choose_device, choose_dtype, choose_micro_batch,
-    max_micro_batch
+from benchmark_utils.device import choose_device, choose_dtype
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.optimizers.groups import check_coverage
+from benchmark_utils.data.shards import TokenShards
+from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.training.memory import (
+    choose_micro_batch, max_micro_batch
 )
-from benchmark_utils.gpt2 import GPT2
-from benchmark_utils.loader import BatchLoader
-from benchmark_utils.param_groups import check_coverage
-from benchmark_utils.shards import TokenShards
-from benchmark_utils.training import TrainingSolver
 
 
 class PlainAdam(TrainingSolver):

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-import tune
 import yaml
 
 from conftest import ROOT
+from tuning import tune
 
-PROTOCOLS = tune.read_protocol(ROOT / "configs" / "tune.yml")
+PROTOCOLS = tune.read_protocol(ROOT / "tuning" / "protocol.yml")
 FIELDS = {"simulated": "field.yml", "text": "field_text.yml"}
 SMALL = """
 trials: 3
@@ -128,8 +128,8 @@ def test_tuning_continues_and_comes_back_the_same(tmp_path):
 
     def run():
         return subprocess.run(
-            [sys.executable, str(ROOT / "benchmarks" / "tune.py"),
-             str(protocol)], check=True, text=True, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tuning.tune", str(protocol)], cwd=ROOT,
+            check=True, text=True, stdout=subprocess.PIPE,
         ).stdout
 
     def losses():

@@ -1,4 +1,4 @@
-"""The usual split of the parameters into groups."""
+"""Parameter groups of an optimizer: built, checked and described."""
 
 
 def decay_groups(roles, weight_decay):
@@ -19,3 +19,34 @@ def decay_groups(roles, weight_decay):
         {"params": decayed, "weight_decay": weight_decay},
         {"params": roles["gains_and_biases"], "weight_decay": 0.0},
     ]
+
+
+def check_coverage(optimizer, model):
+    """Raise ``ValueError`` unless the optimizer's groups hold every parameter
+    of the model exactly once."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    counts = dict.fromkeys(names, 0)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise ValueError(
+                    "The optimizer holds a tensor of shape "
+                    f"{tuple(parameter.shape)} that is no parameter of the "
+                    "model."
+                )
+            counts[id(parameter)] += 1
+    wrong = [names[key] for key, count in counts.items() if count != 1]
+    if wrong:
+        raise ValueError(
+            "Each parameter must be in exactly one group of the optimizer; "
+            f"these are in none or several: {', '.join(wrong)}."
+        )
+
+
+def describe_groups(optimizer, roles):
+    """One line: the optimizer and the number of parameters by role."""
+    counts = ", ".join(
+        f"{sum(p.numel() for p in parameters):,} in {role}"
+        for role, parameters in roles.items() if parameters
+    )
+    return f"{type(optimizer).__name__} on {counts}"

@@ -335,7 +335,7 @@ def muonh(h, w, gradients, factors):
     return hyperball(h, w, updates, factors)
 
 
-def any_pytorch_optimizer(h, role, w, gradients, factors):
+def by_name(h, role, w, gradients, factors):
     """Its default: Adan, Algorithm 1 of Xie et al., with bias correction."""
     beta1, beta2, beta3 = 0.98, 0.92, 0.99
     m = v = n = torch.zeros_like(w)
@@ -355,7 +355,7 @@ def any_pytorch_optimizer(h, role, w, gradients, factors):
 
 REFERENCES = {
     "adafactor": adafactor, "adam": adam, "adamh": auxiliary(adamh),
-    "ademamix": ademamix, "any_pytorch_optimizer": any_pytorch_optimizer,
+    "ademamix": ademamix, "by_name": by_name,
     "lion": lion, "mars": mars, "muon": auxiliary(muon),
     "muonh": auxiliary(muonh), "nadam": nadam,
     "normuon": auxiliary(normuon), "psgd_kron": auxiliary(psgd_kron),

@@ -5,7 +5,7 @@
 import contextlib
 
 from benchmark_utils.optimizers.by_name import make_optimizer
-from benchmark_utils.training import TrainingSolver
+from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):

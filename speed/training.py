@@ -1,7 +1,7 @@
 """How fast the benchmark trains and evaluates, side by side in one run.
 
-    python benchmarks/training.py
-    python benchmarks/training.py --micro-batch 1 --repetitions 5 --json
+    python -m speed.training
+    python -m speed.training --micro-batch 1 --repetitions 5 --json
 
 Every variant is a process of its own, so that its peak memory is its own. The
 variants of a group take turns, so that a machine whose speed drifts treats all
@@ -35,15 +35,16 @@ import numpy as np
 import torch
 from benchopt.benchmark import Benchmark
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmark_utils.device import (  # noqa: E402
-    choose_device, choose_dtype, dtype_name, max_micro_batch, peak_memory,
-    release_memory, synchronize
+from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.device import (
+    choose_device, choose_dtype, dtype_name, synchronize
 )
-from benchmark_utils.gpt2 import GPT2, activation_bytes  # noqa: E402
-from benchmark_utils.shards import TokenShards, write_shard  # noqa: E402
+from benchmark_utils.models.gpt2 import GPT2, activation_bytes
+from benchmark_utils.training.memory import (
+    max_micro_batch, peak_memory, release_memory
+)
+
+ROOT = Path(__file__).parents[1]
 
 VOCAB_SIZE = 50257
 VARIANTS = {

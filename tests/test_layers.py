@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from benchmark_utils.device import autocast
-from benchmark_utils.linear import NATIVE_BFLOAT16, _packed_linear, linear
+from benchmark_utils.models.layers import (
+    NATIVE_BFLOAT16, _packed_linear, linear
+)
 
 CPU = torch.device("cpu")
 native = pytest.mark.skipif(

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark_utils.attention import causal_attention
-from benchmark_utils.cross_entropy import linear_cross_entropy
-from benchmark_utils.linear import linear
+from benchmark_utils.models.attention import causal_attention
+from benchmark_utils.models.cross_entropy import linear_cross_entropy
+from benchmark_utils.models.layers import linear
 
 
 class Block(nn.Module):

@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from huggingface_hub import hf_hub_url
 
-from benchmark_utils.stamps import Notes
-from benchmark_utils.transfer import (
+from benchmark_utils.data.stamps import Notes
+from benchmark_utils.data.transfer import (
     HubUnavailable,
     Progress,
     ask_record,

@@ -1,7 +1,7 @@
 """What each optimizer costs at the shapes of the full model, in one run.
 
-    python benchmarks/optimizers.py
-    python benchmarks/optimizers.py -s Muon -s SOAP --layers 12 --seconds 300
+    python -m speed.optimizers
+    python -m speed.optimizers -s Muon -s SOAP --layers 12 --seconds 300
 
 Steps and state are measured with the embeddings and one layer, and with the
 embeddings and two; the full model's are extrapolated, layer by layer, unless
@@ -13,20 +13,19 @@ of them.
 """
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 from benchopt.benchmark import Benchmark
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmark_utils.device import (  # noqa: E402
-    autocast, choose_dtype, choose_device, keep_freed_memory, synchronize
+from benchmark_utils.device import (
+    autocast, choose_device, choose_dtype, synchronize
 )
-from benchmark_utils.gpt2 import GPT2  # noqa: E402
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.training.memory import keep_freed_memory
+
+ROOT = Path(__file__).resolve().parents[1]
 
 FULL = dict(vocab_size=50257, context_length=1024, n_head=12, n_embd=768)
 FULL_LAYERS = 12

@@ -6,16 +6,16 @@ import sys
 
 import pytest
 import torch
-import training
 
 from conftest import ROOT
+from speed import training
 
 
 @pytest.mark.slow
 def test_training_speed_is_measured_side_by_side():
     variants = ["plain float32", "transformers", "float32", "matmul float32"]
     output = subprocess.run(
-        [sys.executable, "benchmarks/training.py", "--n-layer", "1",
+        [sys.executable, "-m", "speed.training", "--n-layer", "1",
          "--n-head", "2", "--n-embd", "32", "--sequence-length", "32",
          "--micro-batch", "2", "--repetitions", "2", "--no-scaling",
          "--json", "--variants", *variants],
@@ -64,7 +64,7 @@ def test_evaluation_is_measured_in_the_batches_that_it_uses(monkeypatch):
 @pytest.mark.slow
 def test_the_loader_is_measured_beside_a_plain_read():
     output = subprocess.run(
-        [sys.executable, "benchmarks/loader.py", "--rounds", "1", "--shards",
+        [sys.executable, "-m", "speed.loader", "--rounds", "1", "--shards",
          "2", "--shard-tokens", "2000000"],
         cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
     ).stdout

@@ -5,7 +5,7 @@ modded-nanogpt's GPT-2 shards use: a header of 256 little-endian int32
 (1,024 bytes) of which the first three are the magic number 20240520, the
 version 1 and the number of tokens, then the tokens as little-endian uint16.
 
-    from benchmark_utils.shards import write_shard
+    from benchmark_utils.data.shards import write_shard
     write_shard("my_train_000001.bin", [numpy.array([50256, 40, 1101])])
 """
 import contextlib

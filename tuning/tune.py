@@ -1,7 +1,7 @@
 """Tune solvers by one protocol, and keep a ledger of every trial.
 
-    python benchmarks/tune.py configs/tune.yml
-    python benchmarks/tune.py configs/tune.yml --problem text -s Muon
+    python -m tuning.tune tuning/protocol.yml
+    python -m tuning.tune tuning/protocol.yml --problem text -s Muon
 
 Trials that the ledger holds already are not run again: what was broken off
 is continued. On a processor with the instructions that a row names, its loss

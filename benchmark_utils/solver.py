@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from benchmark_utils.cache_key import code_hash, installed_version
-from benchmark_utils.device import (
-    autocast, choose_compile, choose_micro_batch, peak_memory,
-    release_memory, synchronize
+from benchmark_utils.device import autocast, synchronize
+from benchmark_utils.optimizers.groups import check_coverage, describe_groups
+from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.training.memory import (
+    choose_micro_batch, peak_memory, release_memory
 )
-from benchmark_utils.param_groups import check_coverage, describe_groups
-from benchmark_utils.schedules import (
+from benchmark_utils.training.schedules import (
     check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
@@ -35,7 +36,7 @@ class TrainingSolver(BaseSolver):
 
     - ``num_steps``: the horizon, in optimizer steps;
     - ``warmup_steps``, ``schedule``, ``cooldown``: see
-      ``benchmark_utils.schedules.learning_rate_factor``;
+      ``benchmark_utils.training.schedules.learning_rate_factor``;
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 

@@ -1,6 +1,6 @@
 """How fast batches are read: ours, a plain read, and the limit.
 
-    python benchmarks/loader.py
+    python -m speed.loader
 
 Writes a few shards of random tokens to a temporary folder and reads them in
 three ways, one after the other in each round, so that what else the machine
@@ -15,19 +15,15 @@ anew, as a training run does.
 """
 import argparse
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmark_utils.gpt2 import GPT2  # noqa: E402
-from benchmark_utils.loader import BatchLoader  # noqa: E402
-from benchmark_utils.shards import TokenShards, write_shards  # noqa: E402
+from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.data.shards import TokenShards, write_shards
+from benchmark_utils.models.gpt2 import GPT2
 
 VOCAB_SIZE = 50257
 # The first is a whole step of the speedrun.
