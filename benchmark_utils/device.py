@@ -3,10 +3,33 @@
 A device is data: the same lines train and evaluate on CPU and on CUDA.
 """
 import os
+from typing import NamedTuple
 
 import torch
 
 DEVICES = ("cpu", "cuda")
+
+
+class Machine(NamedTuple):
+    """Where a run computes, in which precision, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    device_reason: str
+    dtype_reason: str
+
+    @classmethod
+    def choose(cls, device="auto", dtype="auto"):
+        """Decide by ``choose_device`` and ``choose_dtype``."""
+        device, device_reason = choose_device(device)
+        dtype, dtype_reason = choose_dtype(dtype, device)
+        return cls(device, dtype, device_reason, dtype_reason)
+
+    def describe(self):
+        return (
+            f"Training on {self.device} ({self.device_reason}) in "
+            f"{dtype_name(self.dtype)} ({self.dtype_reason})"
+        )
 
 
 def choose_device(device="auto"):
@@ -117,3 +140,10 @@ def synchronize(device):
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def describe_device(device):
+    """The device as results name it: "cpu", or the model of the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(device)

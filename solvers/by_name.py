@@ -2,8 +2,6 @@
 
     -s "pytorch-optimizer[optimizer=adopt,options={betas:(0.9,0.999)}]"
 """
-import contextlib
-
 from benchmark_utils.optimizers.by_name import make_optimizer
 from benchmark_utils.solver import TrainingSolver
 
@@ -34,12 +32,3 @@ class Solver(TrainingSolver):
             self.optimizer, roles, self.learning_rate, self.weight_decay,
             self.options,
         )
-
-    @contextlib.contextmanager
-    def evaluation_weights(self, optimizer):
-        has_modes = hasattr(optimizer, "eval")
-        if has_modes:
-            optimizer.eval()
-        yield
-        if has_modes:
-            optimizer.train()

@@ -3,8 +3,6 @@
 Defazio et al., "The Road Less Scheduled" (2024). The gradient is taken between
 the trained weights and their average; the average is evaluated.
 """
-import contextlib
-
 from schedulefree import AdamWScheduleFree
 
 from benchmark_utils.optimizers.groups import decay_groups
@@ -35,15 +33,7 @@ class Solver(TrainingSolver):
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
-        optimizer = AdamWScheduleFree(
+        return AdamWScheduleFree(
             decay_groups(roles, self.weight_decay), lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
         )
-        optimizer.train()
-        return optimizer
-
-    @contextlib.contextmanager
-    def evaluation_weights(self, optimizer):
-        optimizer.eval()
-        yield
-        optimizer.train()

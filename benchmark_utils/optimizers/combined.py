@@ -22,14 +22,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
             [group for one in optimizers for group in one.param_groups], {}
         )
 
-    @torch.no_grad()
-    def step(self, closure):
-        """Compute the gradients once, then step each optimizer."""
-        with torch.enable_grad():
-            loss = closure()
+    def step(self):
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss
 
     def state_dict(self):
         return {"optimizers": [one.state_dict() for one in self.optimizers]}

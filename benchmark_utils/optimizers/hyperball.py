@@ -35,11 +35,7 @@ class Hyperball(CombinedOptimizer):
                 )
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):
         base, = self.optimizers
         rates = [group["lr"] for group in self.param_groups]
         before = [
@@ -61,4 +57,3 @@ class Hyperball(CombinedOptimizer):
                 length = direction.norm().clamp(min=1e-30)
                 p.copy_(w - rate * state["radius"] * direction / length)
                 p.mul_(state["radius"] / p.norm())
-        return loss

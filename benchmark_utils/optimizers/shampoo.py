@@ -43,17 +43,12 @@ class Shampoo(torch.optim.Optimizer):
         ))
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):
         for group in self.param_groups:
             for p in group["params"]:
                 update = self._update(p, p.grad, group)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * update)
-        return loss
 
     def _update(self, p, grad, group):
         state = self.state[p]

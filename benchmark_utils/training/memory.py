@@ -8,10 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-# More tokens per micro-batch gain nothing on a CPU and cost memory; without
-# gradients, more of them share the cost of preparing the weights.
+# More tokens per micro-batch gain nothing on a CPU and cost memory.
 CPU_MICRO_BATCH_TOKENS = 4096
-CPU_EVALUATION_TOKENS = 16384
 # On CUDA, micro-batches of 65,536 tokens give NaN in compiled attention with
 # some versions of torch (pytorch/pytorch#171389): stay well below.
 CUDA_MICRO_BATCH_TOKENS = 32768
@@ -24,9 +22,8 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
 
-def max_micro_batch(sequence_length, device, bytes_per_token,
-                    evaluation=False):
-    """Rows that go through a model at once, at most.
+def max_micro_batch(sequence_length, device, bytes_per_token):
+    """Rows that go through a model at once in training, at most.
 
     On CUDA as many as half of the free memory holds. On a CPU it does not
     depend on the memory: the same command gives the same losses to the bit.
@@ -38,17 +35,16 @@ def max_micro_batch(sequence_length, device, bytes_per_token,
     device : torch.device
     bytes_per_token : int
         What a training step keeps for its backward pass.
-    evaluation : bool
-        Without a backward pass. Makes no difference on CUDA.
 
     Returns
     -------
     rows : int
         At least 1.
     """
-    tokens = CPU_EVALUATION_TOKENS if evaluation else CPU_MICRO_BATCH_TOKENS
+    tokens = CPU_MICRO_BATCH_TOKENS
     if device.type == "cuda":
-        # What this process has reserved is of an earlier run, and given back.
+        # Memory that torch still reserves belongs to the previous run; it is
+        # freed before this one starts.
         free = torch.cuda.mem_get_info(device)[0]
         free += torch.cuda.memory_reserved(device)
         tokens = min(
