@@ -3,7 +3,6 @@
 A solver says which optimizer it is (``get_optimizer``); everything that
 another solver must not do differently is here.
 """
-import contextlib
 import functools
 import random
 import re
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from benchmark_utils.cache_key import code_hash, installed_version
 from benchmark_utils.device import autocast, synchronize
+from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import check_coverage, describe_groups
 from benchmark_utils.training.compilation import choose_compile
 from benchmark_utils.training.memory import (
@@ -43,6 +43,11 @@ class TrainingSolver(BaseSolver):
     # The solver whose model, gradients and optimizer state are in memory.
     # benchopt keeps every solver of a run alive, and has no tear-down hook.
     _in_memory = None
+    # Packages that the solver imports, beyond torch.
+    requirements = []
+    # benchopt's own test trains for a few steps.
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
     # Before ``set_objective`` there is no schedule (benchopt's own tests ask
     # a solver without parameters for its next evaluation).
     _evaluations = ()
@@ -50,10 +55,8 @@ class TrainingSolver(BaseSolver):
     def get_optimizer(self, roles):
         """Build the optimizer.
 
-        Its ``step(closure)`` is called once per step, and must call the
-        closure exactly once: that computes the gradients and returns the
-        training loss. What a method does before the forward pass, it does
-        before it calls the closure.
+        Its ``step()`` is called once per training step, after the gradients
+        are computed.
 
         Parameters
         ----------
@@ -69,15 +72,14 @@ class TrainingSolver(BaseSolver):
         """
         raise TypeError(f"{self.name} must define get_optimizer.")
 
-    def evaluation_weights(self, optimizer):
-        """Context in which the model holds the weights to evaluate.
-
-        A method that evaluates other weights than it trains (averages,
-        extrapolations) overrides this hook: it writes them into the model's
-        parameters on entry. The training weights are put back afterwards, to
-        the bit; the optimizer's own state is the hook's to restore.
-        """
-        return contextlib.nullcontext()
+    def with_adamw(self, optimizer, roles):
+        """Add AdamW, with the solver's ``aux_`` parameters, for all that an
+        optimizer of the hidden matrices leaves."""
+        return with_adamw(
+            optimizer, roles, learning_rate=self.aux_learning_rate,
+            betas=(self.aux_beta1, self.aux_beta2),
+            weight_decay=self.aux_weight_decay,
+        )
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, max_micro_batch, device, dtype,
@@ -237,10 +239,9 @@ class TrainingSolver(BaseSolver):
 
     def _evaluated_model(self):
         """The model to evaluate: the one in training, or a copy of it with
-        the weights of ``evaluation_weights``. benchopt's clock stands still
+        the weights that the optimizer evaluates. benchopt's clock stands still
         meanwhile."""
-        hook = type(self).evaluation_weights
-        if hook is TrainingSolver.evaluation_weights:
+        if not hasattr(self._optimizer, "eval"):
             return self._model
         if self._copy is None:
             self._copy = self._make_model()
@@ -248,8 +249,9 @@ class TrainingSolver(BaseSolver):
                 self._compile(self._copy)
         parameters = list(self._model.parameters())
         saved = [p.detach().clone() for p in parameters]
-        with self.evaluation_weights(self._optimizer):
-            assign(self._copy.parameters(), parameters)
+        self._optimizer.eval()
+        assign(self._copy.parameters(), parameters)
+        self._optimizer.train()
         assign(parameters, saved)
         return self._copy
 
@@ -258,27 +260,9 @@ class TrainingSolver(BaseSolver):
 
         Nothing here waits for the device.
         """
-        calls = 0
-
-        def closure():
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise ValueError(
-                    f"{self.name} asked for a second forward-backward pass "
-                    "in one step; every method gets one."
-                )
-            # An optimizer's step runs without gradients.
-            with torch.enable_grad():
-                return self._compute_gradients(inputs, targets)
-
         self._last_learning_rate = self._scheduler.get_last_lr()[0]
-        self._optimizer.step(closure)
-        if calls == 0:
-            raise ValueError(
-                f"The optimizer of {self.name} never called the closure that "
-                "computes the gradients."
-            )
+        self._compute_gradients(inputs, targets)
+        self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._scheduler.step()
         self._step += 1
