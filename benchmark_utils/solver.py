@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
+from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
@@ -40,7 +41,9 @@ class TrainingSolver(Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
+    # Packages that the solver imports, beyond torch.
     requirements = []
+    # benchopt's own test trains for a few steps.
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
     # benchopt's own tests ask a solver that has no problem yet for its next
@@ -68,6 +71,15 @@ class TrainingSolver(Keyed, BaseSolver):
             With every parameter in exactly one group, at peak learning rate.
         """
         raise TypeError(f"{self.name} must define get_optimizer.")
+
+    def with_adamw(self, optimizer, roles):
+        """Add AdamW, with the solver's ``aux_`` parameters, for all that an
+        optimizer of the hidden matrices leaves."""
+        return with_adamw(
+            optimizer, roles, learning_rate=self.aux_learning_rate,
+            betas=(self.aux_beta1, self.aux_beta2),
+            weight_decay=self.aux_weight_decay,
+        )
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, compile, machine):

@@ -23,17 +23,15 @@ class Solver(TrainingSolver):
         "beta1": [0.9],
         "beta2": [0.9999],
         "weight_decay": [0.1],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["constant"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("constant", 1.0)],
         "max_grad_norm": [1.0],
     }
 
-    test_config = {"num_steps": 4, "warmup_steps": 1}
-
     def get_optimizer(self, roles):
-        return AdamWScheduleFree(
+        optimizer = AdamWScheduleFree(
             decay_groups(roles, self.weight_decay), lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
         )
+        optimizer.train()
+        return optimizer

@@ -16,12 +16,14 @@ def decay_groups(roles, weight_decay):
     Returns
     -------
     groups : list of dict, for a ``torch.optim.Optimizer``
+        None of them empty: roles without parameters give no group.
     """
     decayed = roles["hidden_matrices"] + roles["embeddings"] + roles["head"]
-    return [
+    groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": roles["gains_and_biases"], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def check_optimizer(optimizer):
