@@ -12,7 +12,7 @@ from benchopt import BaseObjective
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
-    Machine, check_one_process, describe_device, dtype_name
+    Machine, check_one_process, device_name, dtype_name
 )
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.stopping import TargetCriterion
@@ -199,7 +199,7 @@ class Objective(BaseObjective):
             num_parameters=num_parameters,
             world_size=self._train_loader.world_size,
             num_threads=torch.get_num_threads(),
-            device=describe_device(device),
+            device=device_name(device),
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )

@@ -37,14 +37,12 @@ import torch
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.device import (
-    choose_device, choose_dtype, dtype_name, synchronize
+    KINDS, choose_device, choose_dtype, dtype_name, synchronize
 )
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model
-from benchmark_utils.training.evaluation import (
-    EVALUATION_TOKENS, evaluate
-)
+from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import (
     keep_freed_memory, peak_memory, release_memory
 )
@@ -313,11 +311,11 @@ def planned_runs(options, native):
     if options.variants:
         return [(rows, options.variants) for rows in options.micro_batch]
     *training, evaluation = possible_groups(native)
-    tokens = EVALUATION_TOKENS[choose_device()[0].type]
-    evaluation_rows = max(1, tokens // options.sequence_length)
+    tokens = KINDS[choose_device()[0].type].evaluation_tokens
+    rows = max(1, tokens // options.sequence_length)
     return [
         *((rows, group) for rows in options.micro_batch for group in training),
-        (evaluation_rows, evaluation),
+        (rows, evaluation),
     ]
 
 
