@@ -11,9 +11,8 @@ import torch
 from benchopt import BaseObjective
 
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.device import (
-    Machine, check_one_process, device_name, dtype_name
-)
+from benchmark_utils.device import Machine, device_name, dtype_name
+from benchmark_utils.followers import check_launcher, choose_world
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
@@ -56,6 +55,8 @@ class Objective(BaseObjective):
         "stop_at_target": [True],
         # How the machine computes it: see benchmark_utils/device.py.
         "device": ["auto"],
+        # Of this kind, on one node or in a Slurm job: docs/several_devices.rst
+        "num_devices": ["auto"],
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
@@ -66,16 +67,20 @@ class Objective(BaseObjective):
         "{n_layer}x{n_embd},heads={n_head},context={context_length},"
         "batch={batch_size}x{sequence_length},val={val_tokens},"
         "every={eval_every},target={target},stop={stop_at_target},"
-        "device={device},dtype={dtype},micro={micro_batch_size},"
+        "device={device},num_devices={num_devices},dtype={dtype},micro={micro_batch_size},"
         "compile={compile}"
     )
 
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
-        "eval_every": 2,
+        "eval_every": 2, "num_devices": 1,
         "dataset": {"name": "Simulated"},
     }
+
+    def __init__(self, **parameters):
+        check_launcher()
+        super().__init__(**parameters)
 
     def set_data(self, train, val, target, entropy, repeat):
         """Check the problem as a whole, before anything is computed.
@@ -116,6 +121,9 @@ class Objective(BaseObjective):
         self._train_loader = BatchLoader(
             train, self.batch_size, self.sequence_length, repeat=repeat
         )
+        if self.num_devices != "auto":
+            # Checked before a job of several nodes is queued.
+            self._train_loader.for_rank(0, self.num_devices)
         self._val_loader = self._make_val_loader(val)
         self._vocab_size = train.vocab_size
 
@@ -140,9 +148,15 @@ class Objective(BaseObjective):
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
-        check_one_process()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype)
+        self._world, reason = choose_world(
+            self.num_devices, self._machine.device, self.batch_size
+        )
+        self._machine = self._machine._replace(device_reason=(
+            f"{self._machine.device_reason}; {self._world.size} rank(s): "
+            f"{reason}"
+        ))
         # Training batches are checked once the horizon is known.
         self._val_loader.check_horizon(1)
         return dict(
@@ -150,12 +164,15 @@ class Objective(BaseObjective):
             make_model=functools.partial(
                 self._make_model, self.get_seed(use_repetition=True)
             ),
-            train_loader=self._train_loader,
+            train_loader=self._train_loader.for_rank(
+                self._world.rank, self._world.size
+            ),
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            world=self._world,
         )
 
     def _make_model(self, seed):
@@ -183,7 +200,9 @@ class Objective(BaseObjective):
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
         with evaluated() as model:
-            val_loss = evaluate(model, self._val_loader, dtype)
+            val_loss = evaluate(
+                model, self._val_loader, dtype, self._world
+            )
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
@@ -197,7 +216,7 @@ class Objective(BaseObjective):
             diverged=int(not math.isfinite(val_loss + train_loss)),
             eval_seconds=eval_seconds,
             num_parameters=num_parameters,
-            world_size=self._train_loader.world_size,
+            world_size=self._world.size,
             num_threads=torch.get_num_threads(),
             device=device_name(device),
             dtype=dtype_name(dtype),

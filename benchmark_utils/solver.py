@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
+from benchmark_utils.followers import together
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
+from benchmark_utils.training.ranks import ALONE, SharedUpdates
 from benchmark_utils.training.schedules import (
     check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
@@ -41,6 +43,10 @@ class TrainingSolver(Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
+    # What kind of work the update of a hidden matrix is, where it depends on
+    # nothing but the matrix and its gradients: "orthogonalisation" or
+    # "eigenbasis". The ranks then share it. None: each rank updates all.
+    shared_work = None
     # Packages that the solver imports, beyond torch.
     requirements = []
     # benchopt's own test trains for a few steps.
@@ -49,7 +55,8 @@ class TrainingSolver(Keyed, BaseSolver):
     # benchopt's own tests ask a solver that has no problem yet for its next
     # evaluation.
     _evaluations = ()
-    trainer = None
+    trainer = gathering = None
+    world = ALONE
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -82,7 +89,7 @@ class TrainingSolver(Keyed, BaseSolver):
         )
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine):
+                      micro_batch_size, compile, machine, world=ALONE):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -96,6 +103,8 @@ class TrainingSolver(Keyed, BaseSolver):
         compile : bool or "auto"
         machine : Machine
             Device and precision.
+        world : World
+            The ranks that share the training: not connected yet.
 
         Raises
         ------
@@ -118,7 +127,7 @@ class TrainingSolver(Keyed, BaseSolver):
         self._loader = train_loader
         self._micro_batch_option = micro_batch_size
         self._compile_option = compile
-        self._machine = machine
+        self._machine, self.world = machine, world
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(machine.describe())
@@ -150,6 +159,7 @@ class TrainingSolver(Keyed, BaseSolver):
         later = (step for step in self._evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
+    @together
     def warm_up(self):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
@@ -157,6 +167,7 @@ class TrainingSolver(Keyed, BaseSolver):
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
+    @together
     def pre_run_hook(self, callback):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
@@ -165,6 +176,7 @@ class TrainingSolver(Keyed, BaseSolver):
         self.trainer.optimizer.zero_grad(set_to_none=True)
         synchronize(self._machine.device)
 
+    @together
     def run(self, callback):
         trainer = self.trainer
         with contextlib.closing(
@@ -177,12 +189,22 @@ class TrainingSolver(Keyed, BaseSolver):
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self._evaluations:
+                if self.is_evaluated():
                     synchronize(self._machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
                 progress.update()
+        self.gathering.part()
+        self.gathering = None
+
+    @property
+    def device(self):
+        return self._machine.device
+
+    def is_evaluated(self):
+        """Whether the model is evaluated after the steps done so far."""
+        return self.trainer.step in self._evaluations
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""
@@ -203,7 +225,9 @@ class TrainingSolver(Keyed, BaseSolver):
                 learning_rate=trainer.learning_rate,
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
-                peak_memory_mib=peak_memory(self._machine.device) / 2**20,
+                peak_memory_mib=self.world.maximum(
+                    peak_memory(self._machine.device) / 2**20
+                ),
             ),
         )
 
@@ -224,11 +248,12 @@ class TrainingSolver(Keyed, BaseSolver):
         roles = model.parameter_roles()
         optimizer = self.get_optimizer(roles)
         length = self._loader.sequence_length
-        micro_batch_size = choose_micro_batch(
+        # What is free can differ between the ranks.
+        micro_batch_size = self.world.minimum(choose_micro_batch(
             self._loader.rank_batch_size,
             max_micro_batch(length, device, model.activation_bytes()),
             self._micro_batch_option,
-        )
+        ))
         self.trainer = Trainer(
             model, optimizer, self._loader,
             functools.partial(
@@ -238,6 +263,9 @@ class TrainingSolver(Keyed, BaseSolver):
             ),
             max_grad_norm=self.max_grad_norm,
             micro_batch_size=micro_batch_size, dtype=self._machine.dtype,
+            world=self.world, shared_updates=SharedUpdates(
+                self.world, roles["hidden_matrices"], self.shared_work
+            ),
         )
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "

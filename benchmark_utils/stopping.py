@@ -20,6 +20,9 @@ class TargetCriterion(StoppingCriterion):
                             solver=None, run_key=None):
         for warning in solver.describe_limits(max_runs, timeout):
             print(f"\nWARNING: {warning}")
+        if solver.world.rank:
+            # One clock decides.
+            timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, terminal=terminal,
             solver=solver, run_key=run_key,
@@ -33,6 +36,12 @@ class TargetCriterion(StoppingCriterion):
         last["objective_tokens_per_second"] = tokens_per_second(
             objective_list
         )
+        world = self.solver.world
+        stop = not world.agree(not stop)
+        if stop and world.rank:
+            # The results are those of rank 0; benchopt keeps none of a run
+            # that was interrupted.
+            return True, "interrupted", next_stop_val
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         return stop, status, next_stop_val

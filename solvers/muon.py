@@ -12,6 +12,7 @@ class Solver(TrainingSolver):
     """Muon with exact orthogonalisation, and AdamW for the rest."""
 
     name = "Muon"
+    shared_work = "orthogonalisation"
 
     parameters = {
         # modded-nanogpt's optimization track, entry 36 (2026): another model,

@@ -13,6 +13,7 @@ class Solver(TrainingSolver):
     """MuonH; the hidden matrices keep their initial norm."""
 
     name = "MuonH"
+    shared_work = "orthogonalisation"
 
     parameters = {
         # modded-nanogpt's optimization track, entry 5 (2026): another model,

@@ -12,6 +12,7 @@ class Solver(TrainingSolver):
 
     name = "NorMuon"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
+    shared_work = "orthogonalisation"
 
     parameters = {
         # modded-nanogpt's optimization track, entry 10 (2026): another model,

@@ -11,6 +11,7 @@ class Solver(TrainingSolver):
     """Shampoo, and AdamW for all but the hidden matrices."""
 
     name = "Shampoo"
+    shared_work = "eigenbasis"
 
     parameters = {
         # modded-nanogpt's optimization track, entry 21 (2026); another model.

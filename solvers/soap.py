@@ -13,6 +13,7 @@ class Solver(TrainingSolver):
 
     name = "SOAP"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
+    shared_work = "eigenbasis"
 
     parameters = {
         # modded-nanogpt's run of 9 October 2024, horizon and schedule and the
