@@ -29,9 +29,9 @@ from benchmark_utils.device import KINDS
 from benchmark_utils.training import ranks
 from benchmark_utils.training.ranks import RankLost, World
 
-# Seconds for followers to end after the last step, and for the reason why a
-# rank has failed to become known.
-GRACE_SECONDS = 10
+# Seconds for followers to start; and for them to end after the last step, or
+# for the reason why a rank has failed to become known.
+START_SECONDS, GRACE_SECONDS = 600, 10
 # A follower that was let down by another rank: the reason is not its own.
 LET_DOWN = 70
 # benchopt's folder has to be loaded before anything in it can be imported.
@@ -161,6 +161,7 @@ class Gathering:
     def __init__(self, solver, warm_up):
         self.world = solver.world
         self._processes, self._logs = [], []
+        self._ended, self._watcher = threading.Event(), None
         self._num_threads = torch.get_num_threads()
         if self.world.size == 1:
             return
@@ -201,7 +202,7 @@ class Gathering:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(run)
                 process.stdin.flush()
-        stop = time.monotonic() + ranks.TIMEOUT_SECONDS
+        stop = time.monotonic() + START_SECONDS
         while store.add("ready", 0) < size - 1:
             failure = self._death()
             if failure:
@@ -209,16 +210,16 @@ class Gathering:
             if time.monotonic() > stop:
                 raise RankLost("A follower did not start.")
             time.sleep(0.02)
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         return store
 
     def _watch(self):
         """Report followers that died without a word."""
-        while not (failure := self._death()):
-            if all(process.poll() == 0 for process in self._processes):
+        while not self._ended.wait(0.1):
+            if failure := self._death():
+                self.world.report_failure(failure)
                 return
-            time.sleep(0.1)
-        self.world.report_failure(failure)
 
     def _death(self):
         """What is known of a follower that has ended by its own fault."""
@@ -269,6 +270,9 @@ class Gathering:
         self._end()
 
     def _end(self):
+        self._ended.set()
+        if self._watcher:
+            self._watcher.join()
         for process in self._processes:
             process.kill()
             process.wait()

@@ -1,0 +1,271 @@
+"""Several processes train one model: they give the same curve as one, and
+when one of them fails, all end.
+
+Real processes, over gloo, of one thread each.
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from benchopt.results import read_results
+
+from benchmark_utils import followers
+from benchmark_utils.training import ranks
+from benchmark_utils.training.ranks import share
+from conftest import (
+    ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
+)
+from rank_worker import NUM_STEPS, set_up, train
+
+TESTS = Path(__file__).parent
+FAULTY = TESTS / "faulty_solver" / "faulty.py"
+SOLVERS = sorted(file.stem for file in (ROOT / "solvers").glob("*.py"))
+ORTHOGONAL = {"muon", "muonh", "normuon", "scion"}
+SHARED = ORTHOGONAL | {"shampoo", "soap"}
+# How far rounding in the order of a sum takes the losses of 30 steps, where
+# that is more than 1e-6: matrices are orthogonalised in bfloat16, and the
+# eigenvectors of equal eigenvalues are arbitrary. The first loss is exact.
+CHAOS = {
+    "muon": 1e-3, "muonh": 1e-5, "normuon": 1e-2, "scion": 1e-1,
+    "soap": 1e-2, "shampoo": 1e-5,
+}
+
+
+def environment():
+    """Of a process that a test starts."""
+    path = os.pathsep.join([str(ROOT), str(TESTS)])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def launch(folder, size, micro_batch_size, stems):
+    """Train solvers on several ranks: a dict from stem to what each rank saw.
+    """
+    out = folder / f"{size}.json"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, TESTS / "rank_worker.py", str(rank), str(size),
+             folder / f"{size}.store", out, str(micro_batch_size), *stems],
+            env=environment(), stdout=subprocess.DEVNULL,
+        )
+        for rank in range(size)
+    ]
+    assert [process.wait() for process in processes] == [0] * size
+    return json.loads(out.read_text())
+
+
+def relative_difference(first, second):
+    first, second = np.array(first), np.array(second)
+    return np.abs((first - second) / first).max()
+
+
+def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
+    alone = train(*reversed(set_up(bench, stem, micro_batch_size, 1)))
+    assert len(alone["losses"]) == 1 + NUM_STEPS
+    # The rows of the ranks, one after another, are those of the batch.
+    tokens = np.concatenate([rank["tokens"] for rank in seen], axis=2)
+    assert np.array_equal(tokens, alone["tokens"])
+    for rank in seen:
+        assert relative_difference(alone["losses"], rank["losses"]) < tolerance
+        assert rank["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-7)
+        assert rank["val_loss"] == pytest.approx(
+            alone["val_loss"], rel=tolerance
+        )
+        # All ranks have one opinion, and one model.
+        for key in ("losses", "val_loss", "weights", "peak_memory_mib"):
+            assert rank[key] == seen[0][key], key
+        if exact:
+            assert rank["weights"] == alone["weights"]
+    states = [rank["num_states"] for rank in seen]
+    if stem in SHARED:
+        # The state of a matrix is on one rank, the rest on all.
+        num_matrices = 8
+        assert alone["num_states"] - num_matrices == (
+            (sum(states) - num_matrices) / len(seen)
+        )
+    else:
+        assert states == [alone["num_states"]] * len(seen)
+
+
+def test_two_ranks_are_one_to_the_bit(bench, tmp_path):
+    """A micro-batch on each of two ranks, and both on one: the same sum."""
+    seen = launch(tmp_path, 2, 2, ["adam", "muon"])
+    for stem in seen:
+        check_equal(bench, stem, seen[stem], 2, 1e-6, exact=True)
+
+
+@pytest.mark.slow
+def test_every_solver_is_the_same_on_two_ranks(bench, tmp_path):
+    seen = launch(tmp_path, 2, 2, SOLVERS)
+    for stem in SOLVERS:
+        check_equal(bench, stem, seen[stem], 2, 1e-6, exact=True)
+
+
+@pytest.mark.slow
+def test_every_solver_is_the_same_on_four_ranks(bench, tmp_path):
+    """Four terms of a sum are not added in the same order."""
+    seen = launch(tmp_path, 4, 1, SOLVERS)
+    for stem in SOLVERS:
+        tolerance = CHAOS.get(stem, 1e-6)
+        check_equal(bench, stem, seen[stem], 1, tolerance, exact=False)
+
+
+def test_the_largest_piece_goes_first_to_who_has_least():
+    assert share([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
+    costs = [ranks.orthogonalisation_cost(*shape) for shape in [
+        (768, 2304), (768, 768), (768, 3072), (3072, 768)
+    ] * 12]
+    for size in (2, 3, 4, 8):
+        owners = share(costs, size)
+        load = np.bincount(owners, weights=costs)
+        assert load.max() < 1.05 * load.mean()
+
+
+# Runs through benchopt.
+
+
+def command(solvers, objective=None, *options):
+    return [
+        sys.executable, "-m", "benchopt", "run", str(ROOT), "-d",
+        selector("Simulated", TINY_DATASET | {"repeat": True}), "-o",
+        selector("nanoGPT", TINY_OBJECTIVE | (objective or {})),
+        *(part for solver in solvers for part in ("-s", solver)),
+        "--no-timeout", "--max-runs", "10000", "--no-plot", *options,
+    ]
+
+
+def faulty(**parameters):
+    return selector(str(FAULTY), parameters)
+
+
+ADAM = selector("Adam", TINY_SOLVER)
+
+
+@contextlib.contextmanager
+def benchopt(tmp_path, solvers, objective=None, *options):
+    """benchopt on two ranks as a process group of its own, like that of a
+    terminal."""
+    process = subprocess.Popen(
+        command(
+            solvers, {"num_devices": 2} | (objective or {}),
+            "--output", str(tmp_path / "out.parquet"), *options
+        ),
+        env=environment() | {
+            "BENCHOPT_CACHE": str(tmp_path / "cache"),
+            "PYTHONUNBUFFERED": "1",
+        },
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until_training(process):
+    """Read until the first evaluation is done; returns the followers."""
+    text = ""
+    while "0.0%" not in text:
+        piece = process.stdout.read(1)
+        assert piece, text
+        text += piece
+    return psutil.Process(process.pid).children()
+
+
+def wait_for_end(processes, seconds=10):
+    """Seconds until all of them have ended."""
+    start = time.monotonic()
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not alive
+    return time.monotonic() - start
+
+
+def test_a_run_on_two_devices_is_the_run_on_one(
+    run, capsys, tmp_path, monkeypatch
+):
+    """Also in benchopt's cache, whose runs start no process."""
+    options = dict(objective={"num_devices": "[1,2]"}, no_cache=False)
+    monkeypatch.setenv("BENCHOPT_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    frame = run({"Adam": {}, "Muon": {"momentum": 0.9}}, **options)
+    assert torch.get_num_threads() == threads
+    one = frame[frame.p_obj_num_devices == 1]
+    two = frame[frame.p_obj_num_devices == 2]
+    assert (one.world_size == 1).all() and (two.world_size == 2).all()
+    assert (two.stop_reason == "horizon").all() and len(two) == len(one)
+    for name in ("value", "train_loss"):
+        assert one[name].to_numpy() == pytest.approx(two[name].to_numpy(),
+                                                     rel=1e-4)
+    assert one.objective_name.str.contains("num_devices=1").all()
+    assert two.objective_name.str.contains("num_devices=2").all()
+    capsys.readouterr()
+    # Nothing could be started.
+    monkeypatch.setattr(followers, "Gathering", None)
+    again = run({"Adam": {}, "Muon": {"momentum": 0.9}}, **options)
+    assert capsys.readouterr().out.count("cached") == 4
+    assert (again.time == frame.time).all()
+
+
+def test_each_fault_ends_its_own_run_alone(tmp_path):
+    """A rank that raises, one that is killed, one that ends without a word;
+    the next solver gets ranks of its own."""
+    with benchopt(tmp_path, [
+        faulty(fault="raise", rank=1), faulty(fault="kill", rank=1),
+        faulty(fault="raise", rank=0), ADAM,
+    ]) as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "MemoryError: out of memory, says rank 1" in output
+    assert "Rank 1 was killed by SIGKILL" in output
+    assert "MemoryError: out of memory, says rank 0" in output
+    frame = read_results(tmp_path / "out.parquet")
+    assert frame.solver_name.str.startswith("Adam").all()
+    assert (frame.objective_world_size == 2).all()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+def test_no_follower_survives_rank_0(tmp_path, signal_name):
+    solver = faulty(fault="none", num_steps=10**6)
+    with benchopt(tmp_path, [solver]) as process:
+        processes = wait_until_training(process)
+        assert len(processes) == 1
+        process.send_signal(signal.Signals[signal_name])
+        process.wait(10)
+        assert wait_for_end(processes) < 5
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_interrupt_ends_all(tmp_path):
+    """Ctrl-C goes to every process of a terminal."""
+    with benchopt(tmp_path, [faulty(fault="none", num_steps=10**6), ADAM]) as (
+        process
+    ):
+        processes = wait_until_training(process)
+        assert len(processes) == 1
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(10)
+        assert wait_for_end(processes) < 5
+        assert "Adam: AdamW on" not in process.stdout.read()
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 5)
+    monkeypatch.setattr(followers, "GRACE_SECONDS", 0.5)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="Benchmark failed"):
+        run({str(FAULTY): {"fault": "hang"}}, {"num_devices": 2})
+    assert time.monotonic() - start < 60
+    assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
+    assert not psutil.Process().children()
