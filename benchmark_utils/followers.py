@@ -61,8 +61,16 @@ def take_place(rank, size, store):
 
 def check_launcher():
     """End the program if a launcher started several of it: each would run the
-    whole benchmark, with one cache and one file of results between them."""
-    if _in_submitit_task():
+    whole benchmark, with one cache and one file of results between them.
+
+    In a task of submitit's, which is right, take the task's GPU.
+    """
+    if _slurm_tasks() > 1:
+        if torch.cuda.is_available():
+            # A task may see one GPU, or all of its node.
+            torch.cuda.set_device(
+                int(os.environ["SLURM_LOCALID"]) % torch.cuda.device_count()
+            )
         return
     for launcher, size_name, rank_name in LAUNCHERS:
         size = os.environ.get(size_name, "1")
@@ -134,17 +142,11 @@ def choose_world(num_devices, device, batch_size):
     return World(0, num_devices), "as asked for"
 
 
-def _in_submitit_task():
-    return (
-        os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-        and "SLURM_PROCID" in os.environ
-    )
-
-
 def _slurm_tasks():
-    if _in_submitit_task():
-        return int(os.environ.get("SLURM_NTASKS", "1"))
-    return 1
+    """Tasks of the job that submitit started this process in; 1 elsewhere."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 class Gathering:
@@ -310,11 +312,6 @@ def _meet():
     from submitit.helpers import TorchDistributedEnvironment
 
     environment = TorchDistributedEnvironment()
-    if torch.cuda.is_available():
-        # A task may see one GPU, or all of its node.
-        torch.cuda.set_device(
-            environment.local_rank % torch.cuda.device_count()
-        )
     return dist.TCPStore(
         environment.master_addr, environment.master_port,
         world_size=environment.world_size,

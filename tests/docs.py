@@ -28,8 +28,11 @@ class Clone:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".*", "__pycache__", "__cache__", "outputs", "data"
+        ignore = shutil.ignore_patterns(".*", "__pycache__", "__cache__")
+        shutil.copytree(ROOT, folder, ignore=lambda path, names: (
+            ignore(path, names) | (
+                {"outputs", "data"} if Path(path) == ROOT else set()
+            )
         ))
 
     def start(self, command, **environment):

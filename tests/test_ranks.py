@@ -16,7 +16,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from benchopt.results import read_results
+from docs import Clone
 
 from benchmark_utils import followers
 from benchmark_utils.training import ranks
@@ -254,9 +256,10 @@ def test_an_interrupt_ends_all(tmp_path):
         processes = wait_until_training(process)
         assert len(processes) == 1
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(10)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode
         assert wait_for_end(processes) < 5
-        assert "Adam: AdamW on" not in process.stdout.read()
+        assert "Adam: AdamW on" not in output
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -269,3 +272,100 @@ def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     assert time.monotonic() - start < 60
     assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
     assert not psutil.Process().children()
+
+
+# Launchers.
+
+
+@pytest.mark.parametrize("variables", [
+    {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "8"},
+    {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"},
+])
+def test_one_sentence_tells_users_of_a_launcher_what_to_type(
+    monkeypatch, variables
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="num_devices=8") as error:
+        followers.check_launcher()
+    assert "\n" not in str(error.value)
+
+
+def test_torchrun_ends_at_once(tmp_path):
+    """Also where all results are cached: no process trains, none goes on."""
+    process = subprocess.run(
+        ["torchrun", "--nproc-per-node=2", "-m", *command([ADAM])[2:]],
+        env=environment() | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        }, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=100,
+    )
+    assert process.returncode != 0
+    assert process.stdout.count("torchrun started 2 processes") == 1
+    assert "Adam: AdamW on" not in process.stdout
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A cluster: all nodes are this machine, all of submitit is real."""
+    pytest.importorskip("submitit")
+    (tmp_path / "jobs").mkdir()
+    for name, value in {
+        "PATH": f"{TESTS / 'fake_slurm'}:{os.environ['PATH']}",
+        "FAKE_SLURM": str(tmp_path / "jobs"), "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    Clone(tmp_path / "clone")
+    return tmp_path
+
+
+def run_on_slurm(slurm, solvers, **changes):
+    """A clone's run under configs/slurm.yml, with fewer tasks."""
+    config = yaml.safe_load((ROOT / "configs" / "slurm.yml").read_text())
+    config |= {"slurm_nodes": 2, "slurm_ntasks_per_node": 1} | changes
+    (slurm / "slurm.yml").write_text(yaml.safe_dump(config))
+    arguments = command(
+        solvers, {"num_devices": 2}, "--parallel-config",
+        str(slurm / "slurm.yml"), "--output", str(slurm / "out.parquet"),
+    )
+    arguments[arguments.index(str(ROOT))] = str(slurm / "clone")
+    process = subprocess.run(
+        arguments, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    logs = (slurm / "clone" / "benchopt_run").glob("*_log.out")
+    return process.stdout, {log.name: log.read_text() for log in logs}
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
+    output, logs = run_on_slurm(slurm, [ADAM])
+    frame = read_results(slurm / "out.parquet")
+    here = run({"Adam": {}}, {"num_devices": 2})
+    assert (frame.objective_world_size == 2).all(), output
+    assert frame.objective_value.tolist() == here.value.tolist()
+    assert frame.objective_stop_reason.tolist() == here.stop_reason.tolist()
+    # The front node computes nothing.
+    assert "Training on" not in output
+    assert len(logs) == 2
+    assert all("Training on cpu" in log for log in logs.values())
+    # What rank 1 measured is not kept: the cache has rank 0's results.
+    again, _ = run_on_slurm(slurm, [ADAM])
+    assert "cached" in again
+    assert (read_results(slurm / "out.parquet").time == frame.time).all()
+
+
+@pytest.mark.slow
+def test_a_slurm_task_that_fails_ends_its_run_alone(slurm):
+    output, logs = run_on_slurm(slurm, [faulty(fault="raise", rank=1), ADAM])
+    frame = read_results(slurm / "out.parquet")
+    assert frame.solver_name.str.startswith("Adam").all(), output
+    errors = (slurm / "clone" / "benchopt_run").glob("*_0_0_log.err")
+    assert "out of memory, says rank 1" in next(errors).read_text()
+
+
+@pytest.mark.slow
+def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
+    output, logs = run_on_slurm(slurm, [ADAM], slurm_ntasks_per_node=2)
+    errors = (slurm / "clone" / "benchopt_run").glob("*_log.err")
+    assert all("the Slurm job has 4 tasks" in e.read_text() for e in errors)
