@@ -244,7 +244,7 @@ class TrainingSolver(Keyed, BaseSolver):
         model = self._make_model()
         self._decide_compilation(model)
         if self._compiled:
-            compile_model(model)
+            compile_model(model, by_block=self.world.size > 1)
         roles = model.parameter_roles()
         optimizer = self.get_optimizer(roles)
         length = self._loader.sequence_length

@@ -45,6 +45,18 @@ class Block(nn.Module):
         return x + linear(hidden, self.mlp_proj)
 
 
+class HeadLoss(nn.Module):
+    """The mean cross-entropy of the head's logits; without parameters of its
+    own, for the head's weight is the token embedding's. A module, so that it
+    can be compiled by itself."""
+
+    def forward(self, x, weight, targets):
+        # x: [batch, sequence, n_embd]; weight: [vocab_size, n_embd]
+        return linear_cross_entropy(
+            x.flatten(0, 1), weight, targets.flatten()
+        )
+
+
 class GPT2(nn.Module):
     """The model, initialised from one seed.
 
@@ -82,6 +94,7 @@ class GPT2(nn.Module):
                 Block(n_embd, n_head) for _ in range(n_layer)
             )
             self.final_norm = nn.LayerNorm(n_embd)
+            self.loss = HeadLoss()
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(seed))
 
@@ -120,7 +133,7 @@ class GPT2(nn.Module):
         x, head = self.final_norm(x), self.token_embedding.weight
         if targets is None:
             return F.linear(x, head)
-        return linear_cross_entropy(x.flatten(0, 1), head, targets.flatten())
+        return self.loss(x, head, targets)
 
     def parameter_roles(self):
         """Every parameter exactly once, by its role in the model.
