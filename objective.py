@@ -59,6 +59,10 @@ class Objective(BaseObjective):
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
+        # Steps between checkpoints, or minutes as in "5min"; "auto" is about
+        # ten minutes, 0 is off. A run continues from its own.
+        "checkpoint_every": ["auto"],
+        "resume": [True],
     }
 
     # All parameters, in few words: it is the title of every plot.
@@ -156,6 +160,8 @@ class Objective(BaseObjective):
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            checkpoint_every=self.checkpoint_every,
+            resume=self.resume,
         )
 
     def _make_model(self, seed):
