@@ -150,32 +150,36 @@ def choose_baseline(summaries, name=None):
     return min(summaries["label"], key=str.casefold)
 
 
-def comparisons(runs, baseline):
-    """Every other solver against the baseline, in the order of ``runs``.
+def comparisons(runs, order, baseline):
+    """Every other solver against the baseline.
 
     Parameters
     ----------
     runs : DataFrame
         See ``table.runs``; those of one problem.
+    order : sequence of str
+        Labels of all solvers.
     baseline : str
-        A label.
+        One of them.
 
     Returns
     -------
-    comparisons : list of Comparison
+    comparisons : dict of str to Comparison
+        By label, in the order given.
     """
-    reference = runs[runs["label"] == baseline]
+    of = dict(iter(runs.groupby("label")))
     found = [
-        compare(rows, reference)
-        for label, rows in runs.groupby("label", sort=False)
+        compare(of[label], of[baseline]) for label in order
         if label != baseline
     ]
     steps = statistics.holm([each.p for each in found])
     losses = statistics.holm([each.loss.p for each in found])
-    return [
-        each._replace(adjusted_p=float(p), loss_adjusted_p=float(loss_p))
+    return {
+        each.label: each._replace(
+            adjusted_p=float(p), loss_adjusted_p=float(loss_p)
+        )
         for each, p, loss_p in zip(found, steps, losses)
-    ]
+    }
 
 
 def compare(a, b):

@@ -25,6 +25,10 @@ NEEDED = RUN + [
 ]
 
 
+class RepeatedRuns(UserWarning):
+    """The same run is in more than one file."""
+
+
 def read(paths):
     """The evaluations in files of results.
 
@@ -32,7 +36,7 @@ def read(paths):
     ----------
     paths : list of path
         Parquet files as ``benchopt run`` writes them. Where several hold the
-        same run, that of the newest counts, and a warning says so.
+        same run, that of the newest counts, and a ``RepeatedRuns`` warns.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def read(paths):
     if (held_by > 1).any():
         warnings.warn(
             f"{(held_by > 1).sum()} runs are in more than one file: those of "
-            "the newest count."
+            "the newest count.", RepeatedRuns, stacklevel=2,
         )
         order = evaluations.sort_values("run_date", kind="stable")
         newest = order.groupby(RUN)["source"].transform("last")

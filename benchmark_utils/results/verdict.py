@@ -5,54 +5,80 @@ comparisons, is below .05. Otherwise the solvers are "not distinguishable",
 which never means equal.
 """
 import math
+from typing import NamedTuple
+
+import pandas as pd
 
 from benchmark_utils.results import comparison, conditions, statistics
 from benchmark_utils.results.statistics import ALPHA
+from benchmark_utils.results.wording import (
+    change, change_interval, fewer_or_more, mean_and_sd, p_value, than
+)
 
 # The target of the public track, whose rule is shown beside a t-test.
 TRACK_TARGET = 3.28
 
 
-def verdict(runs, baseline):
+class Verdict(NamedTuple):
+    """All that is to be said of the runs on one problem.
+
+    ``summaries`` has a row per solver, the fastest first; ``comparisons``
+    maps the labels of all but the baseline to their ``Comparison``, in that
+    order. ``sentences`` has a paragraph for each of them; ``notes`` say how
+    to take them: tests and their limits, differences in horizons and
+    machines, seeds that diverged.
+    """
+    dataset: str
+    objective: str
+    target: float
+    baseline: str
+    summaries: pd.DataFrame
+    comparisons: dict
+    sentences: list
+    notes: list
+
+
+def verdict(runs, baseline=None):
     """What the runs on one problem say, against a baseline.
 
     Parameters
     ----------
     runs : DataFrame
         See ``table.runs``.
-    baseline : str
-        A label.
+    baseline : str or None
+        See ``comparison.choose_baseline``.
 
     Returns
     -------
-    sentences : list of str
-        One paragraph per solver beside the baseline, the fastest first.
-    notes : list of str
-        How to take them: tests and their limits, differences in horizons and
-        machines, seeds that diverged.
+    Verdict
+
+    Raises
+    ------
+    ValueError
+        If there is no such baseline.
     """
-    found = {each.label: each for each in comparison.comparisons(
-        runs, baseline
-    )}
-    of = {label: rows for label, rows in runs.groupby("label")}
-    order = [
-        label for label in comparison.summaries(runs)["label"]
-        if label != baseline
-    ]
+    summaries = comparison.summaries(runs)
+    baseline = comparison.choose_baseline(summaries, baseline)
+    found = comparison.comparisons(runs, summaries["label"], baseline)
+    of = dict(iter(runs.groupby("label")))
     sentences = [
         " ".join(filter(None, [
-            _about_steps(found[label], of[label], of[baseline]),
-            _about_seconds(found[label]),
-            _about_losses(found[label], of[label], of[baseline]),
+            _about_steps(each, of[label], of[baseline]),
+            _about_seconds(each),
+            _about_losses(each, of[label], of[baseline]),
         ]))
-        for label in order
+        for label, each in found.items()
     ]
-    if not order:
+    if not found:
         sentences = [
             f"{_times(runs)}. There is no other solver to compare with."
         ]
-    sentences += _about_the_track(runs)
-    return sentences, _notes(found.values(), runs)
+    first = runs.iloc[0]
+    return Verdict(
+        first["dataset"], first["objective"], float(first["target"]),
+        baseline, summaries, found, sentences + _about_the_track(runs),
+        _notes(found.values(), runs),
+    )
 
 
 def _about_steps(c, a, b):
@@ -81,13 +107,13 @@ def _about_steps(c, a, b):
         if c.n == c.n_baseline == 3 and _apart(a, b):
             apart = " The seeds of the two do not overlap."
         return (
-            f"{c.label} reaches {target} in {_change(c.ratio.value)} steps "
-            f"{_than(c.ratio.value)} {c.baseline} ({_change_interval(c.ratio)}"
+            f"{c.label} reaches {target} in {change(c.ratio.value)} steps "
+            f"{than(c.ratio.value)} {c.baseline} ({change_interval(c.ratio)}"
             f"; {detail}).{apart}"
         )
     return (
         f"{c.label} and {c.baseline} are not distinguishable: {c.label} takes "
-        f"{_change(c.ratio.value)} steps ({_change_interval(c.ratio)}; "
+        f"{change(c.ratio.value)} steps ({change_interval(c.ratio)}; "
         f"{detail}). {_plan(c)}"
     )
 
@@ -120,7 +146,7 @@ def _censored(c, a, b, target):
         rough = ", a rough interval where half the seeds are censored"
     return (
         f"{text} Of the first {c.until:.0f} steps {c.label} needs on average "
-        f"{_signed(c.saved.value)} (95 % CI {c.saved.low:.3g} to "
+        f"{fewer_or_more(c.saved.value)} (95 % CI {c.saved.low:.3g} to "
         f"{c.saved.high:.3g}{rough})."
     )
 
@@ -129,8 +155,8 @@ def _about_seconds(c):
     if math.isnan(c.seconds.low):
         return ""
     return (
-        f"In seconds: {_change(c.seconds.value)} "
-        f"({_change_interval(c.seconds)})."
+        f"In seconds: {change(c.seconds.value)} "
+        f"({change_interval(c.seconds)})."
     )
 
 
@@ -152,7 +178,7 @@ def _about_losses(c, a, b):
     detail = (
         f"95 % CI {c.loss.low:+.2g} to {c.loss.high:+.2g}; "
         f"{'paired t' if c.pairs else 'Welch t'}, "
-        f"p = {_p(c.loss_adjusted_p)}"
+        f"p = {p_value(c.loss_adjusted_p)}"
     )
     if c.loss_adjusted_p < ALPHA:
         return (
@@ -179,7 +205,7 @@ def _about_the_track(runs):
         rule = statistics.track_rule(rows["val_loss"], TRACK_TARGET)
         test = (
             "one seed has no t-test" if math.isnan(rule.p)
-            else f"t-test of a mean below 3.28: p = {_p(rule.p)}"
+            else f"t-test of a mean below 3.28: p = {p_value(rule.p)}"
         )
         found.append(
             f"{label}, public track's rule at step {rows['step'].iloc[0]}: "
@@ -231,29 +257,31 @@ def _plan(c):
 
 def _test(c):
     if c.test == "paired t" and c.pairs < max(c.n, c.n_baseline):
-        return f"paired t of {c.pairs} shared seeds, p = {_p(c.adjusted_p)}"
-    return f"{c.test}, p = {_p(c.adjusted_p)}"
+        test = f"paired t of the {c.pairs} seeds they share"
+    else:
+        test = c.test
+    return f"{test}, p = {p_value(c.adjusted_p)}"
 
 
 def _times(rows):
     """A solver's steps to target as a clause: each, for one or two seeds."""
     label, n = rows["label"].iloc[0], len(rows)
-    steps = [
-        f"{value:.4g}" if math.isfinite(value) else "never"
-        for value in rows["steps_to_target"]
+    steps, reached = rows["steps_to_target"], rows["reached"]
+    if n > 2 and not reached.all():
+        return (
+            f"{label}: {reached.sum()} of {n} seeds within {_horizon(rows)}"
+        )
+    if n > 2:
+        return (
+            f"{label}: {mean_and_sd(steps.mean(), steps.std())} steps "
+            f"({n} seeds)"
+        )
+    each = [
+        f"{row.steps_to_target:.5g} steps" if row.reached
+        else f"not within {row.trained_to} steps" for row in rows.itertuples()
     ]
-    missed = n - int(rows["reached"].sum())
-    within = f" within {_horizon(rows)}" if missed else ""
-    seeds = "one seed" if n == 1 else f"{n} seeds"
-    if n <= 2 or missed:
-        return f"{label}: {' and '.join(steps) if n <= 2 else ''}" + (
-            f"{n - missed} of {n} reached" if n > 2 else " steps"
-        ) + f"{within} ({seeds})"
-    values = rows["steps_to_target"]
-    return (
-        f"{label}: {values.mean():.4g} \u00b1 {values.std():.2g} steps "
-        f"({seeds})"
-    )
+    seeds = "one seed" if n == 1 else "two seeds"
+    return f"{label}: {' and '.join(each)} ({seeds})"
 
 
 def _reached(a, b):
@@ -290,37 +318,3 @@ def _losses(rows):
     if len(values) > 2:
         text += f" \u00b1 {values.std():.2g}"
     return text
-
-
-def _change(ratio):
-    """A ratio in words: "32 % fewer", "5 % more", "2.1 times as many"."""
-    if ratio >= 2:
-        return f"{ratio:.3g} times as many"
-    return f"{_percent(ratio)} % {'fewer' if ratio < 1 else 'more'}"
-
-
-def _than(ratio):
-    return "as" if ratio >= 2 else "than"
-
-
-def _change_interval(estimate):
-    low, high = estimate.low, estimate.high
-    if estimate.value >= 2:
-        return f"95 % CI {low:.3g} to {high:.3g}"
-    if (low < 1) == (high < 1) and high < 2:
-        ends = sorted([low, high], key=lambda ratio: abs(ratio - 1))
-        return f"95 % CI {_percent(ends[0])} to {_percent(ends[1])}"
-    return f"95 % CI {_change(low)} to {_change(high)}"
-
-
-def _percent(ratio):
-    size = 100 * abs(ratio - 1)
-    return f"{size:.0f}" if size >= 10 else f"{size:.1f}"
-
-
-def _signed(steps):
-    return f"{abs(steps):.3g} {'fewer' if steps < 0 else 'more'}"
-
-
-def _p(p):
-    return f"{p:.2g}" if p >= 0.001 else f"{p:.0e}"
