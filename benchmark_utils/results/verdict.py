@@ -92,15 +92,15 @@ def _about_steps(c, a, b):
     if min(c.n, c.n_baseline) < 3:
         few = "one seed" if min(c.n, c.n_baseline) == 1 else "two seeds"
         return (
-            f"{times_of(a)}; {times_of(b)}. With {few} there is no verdict: train "
-            "three or more."
+            f"{times_of(a)}; {times_of(b)}. With {few} there is no verdict: "
+            "train three or more."
         )
     if not (a["reached"].all() and b["reached"].all()):
         return _censored(c, a, b, target)
     if math.isnan(c.p):
         return (
-            f"{times_of(a)}; {times_of(b)}. The differences have no spread, so "
-            "there is no test."
+            f"{times_of(a)}; {times_of(b)}. The differences have no spread, "
+            "so there is no test."
         )
     detail = f"{reached_by(a, b)}, {_test(c)}"
     if c.adjusted_p < ALPHA:
