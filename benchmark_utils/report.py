@@ -40,7 +40,7 @@ def main(arguments=None):
             print(text, end="")
         else:
             write(options.output, text)
-    except (OSError, ValueError) as error:
+    except (OSError, table.ResultsError) as error:
         raise SystemExit(" ".join(str(error).split())) from None
 
 
