@@ -1,4 +1,5 @@
 """Speed against efficiency: what a step takes against how many are needed."""
+import numpy as np
 from benchopt import BasePlot
 
 from benchmark_utils import traces
@@ -11,7 +12,7 @@ from benchmark_utils.results.table import runs
 
 class Plot(BasePlot):
     """One point per run that reached the target. On a grey line, all runs
-    take the same time: nearer to the corner is sooner."""
+    take the same time: the lighter, the sooner."""
 
     name = "Speed"
     type = "scatter"
@@ -19,11 +20,14 @@ class Plot(BasePlot):
 
     def plot(self, df, problem):
         table = runs(select(df, problem))
+        lines = equal_times(table).groupby("seconds")
+        # The longer, the darker.
+        shades = np.linspace(0.8, 0.4, len(lines))
         drawn = [
             traces.line(rows["steps"], rows["ms_per_step"], {
-                "label": f"{seconds:g} s", "color": traces.GREY
+                "label": f"{seconds:g} s", "color": (shade,) * 3 + (1.0,)
             })
-            for seconds, rows in equal_times(table).groupby("seconds")
+            for shade, (seconds, rows) in zip(shades, lines)
         ]
         for label, rows in table.groupby("label", sort=False):
             reached = rows[rows["reached"]]

@@ -21,9 +21,13 @@ class Plot(BasePlot):
         table = runs(select(df, problem))
         names = outcome(table)
         curves, censored = share_reached(table)
-        drawn = []
+        # The grey line keeps the axis whole where few runs got there.
+        drawn = [traces.line([0, curves["steps"].max()], [1, 1], {
+            "label": "all runs", "color": traces.GREY
+        })]
         for label, curve in curves.groupby("label", sort=False):
             style = self.get_style(label) | {"label": names[label]}
+            drawn.append(traces.line(curve["steps"], curve["share"], style))
             ticks = censored[censored["label"] == label]
             if len(ticks):
                 drawn.append(traces.points(
@@ -31,12 +35,8 @@ class Plot(BasePlot):
                     style | {"marker": traces.TICK},
                 ))
             # Solvers with the same share are told apart by their markers.
-            drawn += [
-                traces.line(curve["steps"], curve["share"], style),
-                traces.points(
-                    curve["steps"].iloc[1:], curve["share"].iloc[1:], style
-                ),
-            ]
+            rises = curve[curve["share"].diff() > 0]
+            drawn.append(traces.points(rises["steps"], rises["share"], style))
         return drawn
 
     def get_metadata(self, df, problem):

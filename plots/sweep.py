@@ -45,18 +45,17 @@ class Plot(BasePlot):
             inside = rows[finite]
             drawn.append(
                 traces.line(inside["value"], inside["y"], style) | {
-                    "marker": traces.CIRCLE, "y_low": inside["low"].tolist(),
+                    "y_low": inside["low"].tolist(),
                     "y_high": inside["high"].tolist(),
                 }
             )
             for marker, chosen in [
-                (traces.CROSS, rows[~finite]), (traces.STAR, rows[rows.best])
+                (traces.CROSS, rows[~finite]), (traces.STAR, rows[rows.best]),
+                (traces.CIRCLE, inside[~inside.best]),
             ]:
-                if len(chosen):
-                    drawn.append(traces.points(
-                        chosen["value"], chosen["y"],
-                        style | {"marker": marker},
-                    ))
+                drawn.append(traces.points(
+                    chosen["value"], chosen["y"], style | {"marker": marker}
+                ))
         return drawn
 
     def get_metadata(self, df, parameter, measure, problem):

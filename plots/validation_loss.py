@@ -50,7 +50,7 @@ class Plot(BasePlot):
             ]
         target = evaluations["target"].iloc[0]
         drawn.append(traces.line(
-            [0, curves["x"].max()], [target, target],
+            [curves["x"].min(), curves["x"].max()], [target, target],
             {"label": f"target {target:.4g}", "color": traces.GREY},
         ))
         return drawn

@@ -18,13 +18,13 @@ ZOOM = 0.05
 def highest_loss(evaluations, near_target=False):
     """The upper end of the axis of losses, in nats per token.
 
-    A loss twice that of the untrained model would hide all the others. Near
-    the target, the axis shows the last 5 % of the way; to the lowest loss
-    there is, where no run reached the target.
+    A loss far above that of the untrained model would hide all the others.
+    Near the target, the axis shows the last 5 % of the way; to the lowest
+    loss there is, where no run reached the target.
     """
     start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
     if not near_target:
-        return 2 * start
+        return 1.2 * start
     goal = max(evaluations["target"].iloc[0], evaluations["val_loss"].min())
     return goal + ZOOM * (start - goal)
 
@@ -102,7 +102,7 @@ def median_curves(evaluations, axis, highest):
             # The mean of inf and -inf: half ended either way.
             median = np.median(losses, axis=0)
         low, high = losses.min(axis=0), losses.max(axis=0)
-        band = np.isfinite(low) & (len(losses) > 1)
+        band = np.isfinite(low) & np.isfinite(high) & (len(losses) > 1)
         end = _first(~np.isfinite(median))
         columns = {
             "val_loss": median, "low": np.where(band, low, np.nan),
@@ -156,10 +156,7 @@ def _cut(x, columns, highest):
     curve = pd.DataFrame({"x": np.insert(x, crosses + 1, entry), **columns})
     outside = curve["val_loss"] > highest * (1 + 1e-12)
     curve.loc[outside, list(columns)] = np.nan
-    if "low" in curve:
-        # inf - inf at an inserted point: the band goes to the upper end.
-        unknown = curve["low"].notna() & curve["high"].isna()
-        curve.loc[unknown, "high"] = highest
+    if "high" in curve:
         curve["high"] = curve["high"].clip(upper=highest)
     inside = np.flatnonzero(~outside)
     if not inside.size:

@@ -75,13 +75,18 @@ def sweep(runs, parameter, measure):
 
 def at_the_edge(points):
     """The points of a sweep with ``y``, where to draw them: the median, or
-    the upper edge of the picture where that is infinite."""
-    finite = points["median"].where(np.isfinite(points["median"]))
-    top = points["high"].max()
-    span = top - points["low"].min()
-    edge = top + 0.1 * (span if span > 0 else max(abs(top), 1))
-    # Without any finite point there is nothing but the edge.
-    return points.assign(y=finite.fillna(edge if np.isfinite(edge) else 1.0))
+    the upper edge of the picture where that is infinite, a little apart for
+    each solver."""
+    top, bottom = points["high"].max(), points["low"].min()
+    if not np.isfinite(top):
+        # Without any finite point there is nothing but the edge.
+        top = bottom = 1.0
+    span = top - bottom if top > bottom else abs(top)
+    line = pd.factorize(points["label"])[0]
+    edge = top + span * (0.1 + 0.04 * line)
+    return points.assign(
+        y=points["median"].where(np.isfinite(points["median"]), edge)
+    )
 
 
 def logarithmic(runs, parameter):
