@@ -27,16 +27,16 @@ def labels(runs):
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
     families = {}
     for solver, parameters in solvers.iterrows():
-        families.setdefault(_family(solver, parameters), []).append(solver)
+        families.setdefault(family(solver, parameters), []).append(solver)
     found = {}
-    for family, members in families.items():
+    for name, members in families.items():
         differing = [
             column for column in columns
             if len({_text(solvers.at[solver, column]) for solver in members})
             > 1
         ]
         for solver in members:
-            found[solver] = " ".join([family] + [
+            found[solver] = " ".join([name] + [
                 f"{_short(column.removeprefix(PREFIX))}="
                 f"{_text(solvers.at[solver, column])}"
                 for column in differing
@@ -50,9 +50,17 @@ def labels(runs):
     return dict(sorted(unique.items(), key=lambda item: _natural(item[1])))
 
 
-def _family(solver, parameters):
-    """The name without parameters; of a solver that takes its optimizer by
-    name, that name."""
+def family(solver, parameters):
+    """The name of a solver without its parameters; that of the optimizer
+    where a solver takes one by name.
+
+    Parameters
+    ----------
+    solver : str
+        benchopt's full name.
+    parameters : mapping
+        Of ``p_solver_*``: a row of results, for instance.
+    """
     optimizer = parameters.get(f"{PREFIX}optimizer")
     if isinstance(optimizer, str):
         return optimizer

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from benchmark_utils.results.statistics import (
-    ALPHA, LEVEL, TOLERANCE, difference
+    ALPHA, LEVEL, TOLERANCE, difference, smallest_p
 )
 
 # Splits of two samples up to which a permutation test goes through all of
@@ -37,6 +37,14 @@ class Survival(NamedTuple):
     share: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+class LogRank(NamedTuple):
+    """A two-sided log-rank test: ``z`` is above 0 where the first sample
+    gets there sooner."""
+    z: float
+    p: float
+    exact: bool
 
 
 def survival(times, reached):
@@ -139,7 +147,7 @@ def restricted_difference(times_a, times_b, until, paired):
 
 
 def logrank(times_a, reached_a, times_b, reached_b):
-    """The p-value of the log-rank test of two samples with censored seeds.
+    """The log-rank test of two samples with censored seeds.
 
     With ten seeds or more in both, by chi-square. With fewer that cries wolf
     too often (.094 at three seeds, .078 at five, for .05), so that the
@@ -153,24 +161,28 @@ def logrank(times_a, reached_a, times_b, reached_b):
 
     Returns
     -------
-    p : float
-        Two-sided. nan if no seed got there, or if no split could have a
-        p-value of .05 (three seeds against three: .1 at best).
+    LogRank
+        ``exact`` is whether it was permuted. z and p are nan if no seed got
+        there, p also if no split could have one of .05 (three seeds against
+        three: .1 at best).
     """
     times = np.concatenate([times_a, times_b]).astype(float)
     reached = np.concatenate([reached_a, reached_b]).astype(bool)
     n_a, n_b = len(times_a), len(times_b)
-    if not reached.any() or smallest_p(n_a, n_b, paired=False) > ALPHA:
-        return math.nan
+    if not reached.any():
+        return LogRank(math.nan, math.nan, False)
     if min(n_a, n_b) >= 10:
-        return float(stats.logrank(*(
+        test = stats.logrank(*(
             stats.CensoredData.right_censored(times[part], ~reached[part])
             for part in (slice(n_a), slice(n_a, None))
-        )).pvalue)
-    splits = _splits(n_a, n_b)
-    statistics = np.abs(logrank_statistic(times, reached, splits))
-    # The first split is the one that was seen.
-    return float(np.mean(statistics >= statistics[0] - TOLERANCE))
+        ))
+        return LogRank(float(test.statistic), float(test.pvalue), False)
+    z = logrank_statistic(times, reached, _splits(n_a, n_b))
+    p = math.nan
+    if smallest_p(n_a, n_b, paired=False) <= ALPHA:
+        # The first split is the one that was seen.
+        p = float(np.mean(np.abs(z) >= abs(z[0]) - TOLERANCE))
+    return LogRank(float(z[0]), p, True)
 
 
 def logrank_statistic(times, reached, in_a):
@@ -185,8 +197,8 @@ def logrank_statistic(times, reached, in_a):
     Returns
     -------
     z : array of shape (m,)
-        Negative where the first sample takes longer; 0 where a split leaves
-        nothing to compare.
+        Above 0 where the first sample gets there sooner; 0 where a split
+        leaves nothing to compare.
     """
     in_a = np.asarray(in_a, dtype=float)
     at = np.unique(times[reached])
@@ -205,16 +217,6 @@ def logrank_statistic(times, reached, in_a):
         observed - expected, np.sqrt(variance),
         out=np.zeros(len(in_a)), where=variance > TOLERANCE,
     )
-
-
-def smallest_p(n_a, n_b, paired):
-    """The smallest two-sided p-value that an exact test of ranks or
-    permutations can have: of sign flips if paired, else of splits. It is .1
-    with three seeds against three, .25 with three pairs."""
-    if paired:
-        return min(1.0, 2 / 2**n_a)
-    sides = 2 if n_a == n_b else 1
-    return min(1.0, sides / math.comb(n_a + n_b, n_a))
 
 
 @functools.lru_cache(maxsize=8)

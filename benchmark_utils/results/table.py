@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark_utils.results.labels import labels
+from benchmark_utils.results.labels import family, labels
 
 # benchopt's name -> ours. All other columns of the objective only lose their
 # prefix.
@@ -25,6 +25,10 @@ NEEDED = RUN + [
 ]
 
 
+class RepeatedRuns(UserWarning):
+    """The same run is in more than one file."""
+
+
 def read(paths):
     """The evaluations in files of results.
 
@@ -32,7 +36,7 @@ def read(paths):
     ----------
     paths : list of path
         Parquet files as ``benchopt run`` writes them. Where several hold the
-        same run, that of the newest counts, and a warning says so.
+        same run, that of the newest counts, and a ``RepeatedRuns`` warns.
 
     Returns
     -------
@@ -63,7 +67,7 @@ def read(paths):
     if (held_by > 1).any():
         warnings.warn(
             f"{(held_by > 1).sum()} runs are in more than one file: those of "
-            "the newest count."
+            "the newest count.", RepeatedRuns, stacklevel=2,
         )
         order = evaluations.sort_values("run_date", kind="stable")
         newest = order.groupby(RUN)["source"].transform("last")
@@ -121,8 +125,10 @@ def problems(evaluations):
 
 
 def one_problem(evaluations, dataset, objective):
-    """The evaluations on one problem, with ``label``, the short name of the
-    solver among the solvers of that problem; empty if there are none.
+    """The evaluations on one problem; empty if there are none.
+
+    ``label`` is the short name of the solver among the solvers of the
+    problem, ``family`` that without parameters.
 
     Raises
     ------
@@ -140,8 +146,14 @@ def one_problem(evaluations, dataset, objective):
             f"{' and '.join(f'{target:g}' for target in targets)}: they do "
             "not compare. Report their files one by one."
         )
-    names = labels(rows)
-    return rows.assign(label=rows["solver"].map(names)).reset_index(drop=True)
+    families = {
+        row["solver"]: family(row["solver"], row)
+        for _, row in rows.drop_duplicates("solver").iterrows()
+    }
+    return rows.assign(
+        label=rows["solver"].map(labels(rows)),
+        family=rows["solver"].map(families),
+    ).reset_index(drop=True)
 
 
 def runs(evaluations):
@@ -167,6 +179,8 @@ def runs(evaluations):
           its horizon: it would never have got there.
         - ``ms_per_step`` : float, training only; nan for a run of no steps
         - ``peak_memory_mib`` : float, the highest
+        - ``started``, ``ended`` : float, the clock at the first and the last
+          evaluation, in seconds since 1970, where results have it
 
         in the order of solvers as in ``labels``, then of repetitions.
     """
@@ -184,7 +198,11 @@ def runs(evaluations):
             / steps.where(steps > 0)
         ),
         peak_memory_mib=groups["peak_memory_mib"].max(),
-    ).reset_index()
+    )
+    if "wall_time" in evaluations:
+        clock = groups["wall_time"]
+        rows = rows.assign(started=clock.min(), ended=clock.max())
+    rows = rows.reset_index()
     order = {name: i for i, name in enumerate(labels(rows))}
     return rows.sort_values(
         ["solver"] + SEED, ignore_index=True, kind="stable",

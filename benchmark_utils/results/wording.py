@@ -1,0 +1,51 @@
+"""Numbers in words, as verdicts and tables write them."""
+
+
+def change(ratio):
+    """A ratio in words: "32 % fewer", "5 % more", "2.1 times as many"."""
+    if ratio >= 2:
+        return f"{ratio:.3g} times as many"
+    return f"{percent(ratio)} % {'fewer' if ratio < 1 else 'more'}"
+
+
+def than(ratio):
+    """The word between a change and what it is compared with."""
+    return "as" if ratio >= 2 else "than"
+
+
+def change_interval(estimate):
+    """The interval of a ratio, in the words of ``change``; of its size alone
+    where both ends are on one side."""
+    low, high = estimate.low, estimate.high
+    if estimate.value >= 2:
+        return f"95 % CI {low:.3g} to {high:.3g}"
+    if (low < 1) == (high < 1) and high < 2:
+        ends = sorted([low, high], key=lambda ratio: abs(ratio - 1))
+        return f"95 % CI {percent(ends[0])} to {percent(ends[1])}"
+    return f"95 % CI {change(low)} to {change(high)}"
+
+
+def percent(ratio):
+    """By how many percent a ratio is off 1."""
+    size = 100 * abs(ratio - 1)
+    return f"{size:.0f}" if size >= 10 else f"{size:.1f}"
+
+
+def fewer_or_more(steps):
+    """A difference of steps: "12.5 fewer"."""
+    return f"{abs(steps):.3g} {'fewer' if steps < 0 else 'more'}"
+
+
+def p_value(p):
+    """A p-value to two digits, to one if it is below .001."""
+    return f"{p:.2g}" if p >= 0.001 else f"{p:.0e}"
+
+
+def mean_and_sd(mean, sd):
+    """"199.2 \u00b1 6.1", "3251 \u00b1 12"; without an sd, the mean."""
+    if not sd < 10:
+        digits = 1 if sd != sd else 0
+    else:
+        digits = 1 if sd >= 1 else 2
+    text = f"{mean:.{digits}f}"
+    return text if sd != sd else f"{text} \u00b1 {sd:.{digits}f}"
