@@ -87,7 +87,7 @@ def median_curves(evaluations, axis, highest):
             after = np.nan
             if last["diverged"]:
                 after = np.inf
-            elif last["target_reached"]:
+            elif last["stop_reason"] == "target":
                 after = -np.inf
             losses.append(_interpolate(
                 grid, step, run["val_loss"].to_numpy(float), after
