@@ -3,14 +3,16 @@
     python -m benchmark_utils.report --figures FOLDER
 """
 import re
+import textwrap
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmark_utils.results.curves import (
-    AXES, highest_loss, median_curves, seed_curves, share_reached
+    AXES, highest_loss, in_order, median_curves, seed_curves, share_reached
 )
 from benchmark_utils.results.problems import describe, outcome, problem_names
 from benchmark_utils.results.savings import about_the_missing, steps_saved
@@ -23,9 +25,9 @@ from benchmark_utils.results.verdict import verdict
 # Inches; a column of most two-column papers is 3.3 to 3.5 wide.
 WIDTH, HEIGHT, ROW = 3.4, 2.5, 0.13
 SETTINGS = {
-    "font.size": 7, "axes.titlesize": 7, "legend.fontsize": 6,
+    "font.size": 7, "figure.titlesize": 7, "legend.fontsize": 5.5,
     "lines.linewidth": 1, "lines.markersize": 3, "axes.grid": True,
-    "grid.linewidth": 0.3, "grid.linestyle": ":", "pdf.fonttype": 42,
+    "grid.linewidth": 0.3, "grid.color": "0.8", "pdf.fonttype": 42,
 }
 GREY = "0.5"
 MARKERS = "osD^vPXphd<>*H8"
@@ -109,8 +111,10 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
         "validation loss (nats per token)",
     )
     target = evaluations["target"].iloc[0]
+    if axis == "tokens":
+        axes.xaxis.set_major_formatter(EngFormatter())
     axes.axhline(target, color=GREY, label=f"target {target:.4g}", zorder=1)
-    for label, curve in curves.groupby("label", sort=False):
+    for label, curve in in_order(curves, names):
         style = styles[label]
         if not near_target:
             axes.plot(
@@ -172,6 +176,8 @@ def _steps_saved(found, subtitle):
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     axes.set_yticks(places, saved["label"])
     axes.set_ylim(-0.6, len(saved) - 0.4)
+    if len(saved) == 1:
+        axes.set_xlim(-10, 10)
     return figure
 
 
@@ -229,7 +235,11 @@ def _speed(table, styles, subtitle):
 def _start(title, subtitle, xlabel, ylabel):
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(f"{title}\n{subtitle}")
+    figure.suptitle("\n".join(
+        textwrap.fill(line, 62)
+        for line in f"{title}\n{subtitle}".splitlines()
+    ))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
@@ -245,11 +255,13 @@ def _finish(figure, axes):
             transform=axes.transAxes,
         )
         return figure
-    columns = max(1, min(4, 68 // (max(map(len, labels)) + 7)))
+    # As many as fit: in this type, some 74 characters do, and a line with
+    # its marker takes the place of six.
+    columns = max(1, min(4, 74 // (max(map(len, labels)) + 6)))
     rows = -(-len(labels) // columns)
     figure.set_figheight(HEIGHT + ROW * rows)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns,
-        frameon=False, columnspacing=1, handlelength=1.6,
+        frameon=False, columnspacing=1, handlelength=1.5,
     )
     return figure

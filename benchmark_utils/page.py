@@ -8,6 +8,7 @@ depends on it).
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from plotly.offline import get_plotlyjs
 
@@ -20,10 +21,11 @@ OTHERS = re.compile(
 )
 
 
-def page_of(results):
-    """The page that benchopt writes for a file of results."""
-    results = Path(results)
-    return results.parent / f"benchmark_nanogpt_{results.stem}.html"
+def page_of(results, outputs):
+    """The page that benchopt writes for a file of results, in the folder of
+    outputs."""
+    # benchopt quotes the name as an address.
+    return Path(outputs) / quote(f"benchmark_nanogpt_{results.stem}.html")
 
 
 def carry_scripts(page):

@@ -4,7 +4,7 @@ from benchopt import BasePlot
 from benchmark_utils.results.problems import (
     describe, problem_options, select
 )
-from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.savings import steps_saved
 from benchmark_utils.results.table import runs
 from benchmark_utils.results.verdict import verdict
 
@@ -41,12 +41,11 @@ class Plot(BasePlot):
         evaluations = select(df, problem)
         found = verdict(runs(evaluations))
         _, without = steps_saved(found)
-        lines = [
-            f"Steps saved against {found.baseline}, 95 % intervals",
-            describe(evaluations, problem), about_the_missing(without),
-        ]
+        title = f"Steps saved against {found.baseline}, 95 % intervals"
+        if without:
+            title += f"; {len(without)} without a ratio"
         return {
-            "title": "\n".join(filter(None, lines)),
+            "title": f"{title}\n{describe(evaluations, problem)}",
             "xlabel": "",
             "ylabel": f"steps saved against {found.baseline} (%)",
             "scale": "linear",

@@ -69,7 +69,7 @@ class Plot(BasePlot):
             title, log = NONE.capitalize(), False
         return {
             "title": f"{title}\n{describe(evaluations, problem)}",
-            "xlabel": parameter,
+            "xlabel": "" if parameter == NONE else parameter,
             "ylabel": measure,
             "scale": "semilog-x" if log else "linear",
         }

@@ -4,7 +4,7 @@ from benchopt import BasePlot
 
 from benchmark_utils import traces
 from benchmark_utils.results.curves import (
-    AXES, highest_loss, median_curves, seed_curves
+    AXES, highest_loss, in_order, median_curves, seed_curves
 )
 from benchmark_utils.results.problems import (
     describe, outcome, problem_options, select
@@ -35,7 +35,7 @@ class Plot(BasePlot):
         compute = seed_curves if lines == SEEDS else median_curves
         curves = compute(evaluations, against, highest)
         drawn = []
-        for label, curve in curves.groupby("label", sort=False):
+        for label, curve in in_order(curves, names):
             style = self.get_style(label) | {"label": names[label]}
             if lines == SEEDS:
                 curve = _with_gaps(curve)

@@ -1,4 +1,4 @@
-"""The table of the report: steps to target, and a verdict for each solver."""
+"""The table of the report: steps to target, and who was faster."""
 from benchopt import BasePlot
 
 from benchmark_utils.results.formats import cells
@@ -7,6 +7,7 @@ from benchmark_utils.results.problems import (
 )
 from benchmark_utils.results.table import runs
 from benchmark_utils.results.verdict import verdict
+from benchmark_utils.results.wording import in_short
 
 
 class Plot(BasePlot):
@@ -18,10 +19,11 @@ class Plot(BasePlot):
 
     def plot(self, df, problem):
         found = verdict(runs(select(df, problem)))
-        words = dict(zip(found.comparisons, found.sentences))
         _, *rows = cells(found)
         return [
-            [rank, *map(_literal, row), _literal(words.get(row[0], ""))]
+            [rank, *map(_literal, row), in_short(
+                found.comparisons.get(row[0])
+            )]
             for rank, row in enumerate(rows, start=1)
         ]
 
@@ -31,11 +33,11 @@ class Plot(BasePlot):
         header, *_ = cells(found)
         return {
             "title": "\n".join([
-                f"Steps to target, against {found.baseline}",
+                "Steps to target; in words: python -m benchmark_utils.report",
                 describe(evaluations, problem),
             ]),
             # benchopt sorts by the first column.
-            "columns": ["#", *header, "verdict"],
+            "columns": ["#", *header, f"against {found.baseline}"],
         }
 
 

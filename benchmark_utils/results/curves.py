@@ -29,6 +29,13 @@ def highest_loss(evaluations, near_target=False):
     return goal + ZOOM * (start - goal)
 
 
+def in_order(curves, labels):
+    """Pairs of a label and its curves, in the order of ``labels``; without
+    the labels that have none in the picture."""
+    groups = dict(iter(curves.groupby("label")))
+    return [(label, groups[label]) for label in labels if label in groups]
+
+
 def seed_curves(evaluations, axis, highest):
     """One line per run.
 
