@@ -168,9 +168,9 @@ def comparisons(runs, order, baseline):
         By label, in the order given.
     """
     of = dict(iter(runs.groupby("label")))
+    others = [label for label in order if label != baseline]
     found = [
-        compare(of[label], of[baseline]) for label in order
-        if label != baseline
+        compare(of[label], of[baseline], len(others)) for label in others
     ]
     steps = statistics.holm([each.p for each in found])
     losses = statistics.holm([each.loss.p for each in found])
@@ -182,8 +182,12 @@ def comparisons(runs, order, baseline):
     }
 
 
-def compare(a, b):
-    """Runs of one solver against those of the baseline: a ``Comparison``."""
+def compare(a, b, among=1):
+    """Runs of one solver against those of the baseline: a ``Comparison``.
+
+    ``among`` is the number of comparisons, for which ``seeds_needed`` allows
+    by Bonferroni's rule.
+    """
     paired_a, paired_b, paired = _by_seed(a, b)
     result = Comparison(
         a["label"].iloc[0], b["label"].iloc[0], len(a), len(b),
@@ -191,7 +195,9 @@ def compare(a, b):
     )
     result = _compare_losses(result, a, b, paired_a, paired_b, paired)
     if a["reached"].all() and b["reached"].all():
-        return _compare_times(result, a, b, paired_a, paired_b, paired)
+        return _compare_times(
+            result, a, b, paired_a, paired_b, paired, among
+        )
     return _compare_censored(result, a, b, paired_a, paired_b, paired)
 
 
@@ -210,7 +216,7 @@ def _enough(*samples):
     return min(map(len, samples)) >= 3
 
 
-def _compare_times(result, a, b, paired_a, paired_b, paired):
+def _compare_times(result, a, b, paired_a, paired_b, paired, among):
     """All seeds got there: t-tests of logarithms."""
     def ratio(column):
         estimate = statistics.ratio(paired_a[column], paired_b[column], paired)
@@ -234,7 +240,9 @@ def _compare_times(result, a, b, paired_a, paired_b, paired):
     )
     return result._replace(
         test="paired t" if paired else "Welch's t", p=steps.p,
-        seeds_needed=statistics.seeds_needed(math.log(steps.value), sd, paired)
+        seeds_needed=statistics.seeds_needed(
+            math.log(steps.value), sd, paired, statistics.ALPHA / among
+        ),
     )
 
 

@@ -101,9 +101,9 @@ def warnings(runs):
     families = runs.groupby("family", sort=False)["label"].nunique()
     for family, count in families[families > 1].items():
         found.append(
-            f"{family} is here with {count} settings: the best of them was "
-            "picked by the seeds it is judged on, which flatters it. Train it "
-            "on seeds that had no part in the choice."
+            f"{family} is here with {count} settings: picking the best of "
+            "them by these seeds flatters it. Compare it on seeds that had no "
+            "part in the choice."
         )
     return found
 

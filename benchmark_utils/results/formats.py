@@ -96,7 +96,8 @@ def _text(verdict):
         ["", *row[1:]] if long else row for row, long in zip(rows, alone)
     ]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    text = [verdict.dataset, verdict.objective, "", _caption(verdict), ""]
+    text = [verdict.dataset, verdict.objective, "",
+            _wrapped(f"{_caption(verdict)}:"), ""]
     for row, line, long in zip(rows, lines, alone):
         if long:
             text.append(row[0])
@@ -108,14 +109,17 @@ def _text(verdict):
     ]:
         if paragraphs:
             text += ["", title]
-            text += [
-                textwrap.fill(
-                    paragraph, WIDTH, initial_indent="- ",
-                    subsequent_indent="  ", break_on_hyphens=False,
-                    break_long_words=False,
-                ) for paragraph in paragraphs
-            ]
+            text += [_wrapped(each, "- ", "  ") for each in paragraphs]
     return "\n".join(text)
+
+
+def _wrapped(paragraph, first="", others=""):
+    """Lines of WIDTH, none of which ends between a number and its unit."""
+    bound = paragraph.replace(" %", "\0%").replace(" = ", "\0=\0")
+    return textwrap.fill(
+        bound, WIDTH, initial_indent=first, subsequent_indent=others,
+        break_on_hyphens=False, break_long_words=False,
+    ).replace("\0", " ")
 
 
 def _caption(verdict):

@@ -163,8 +163,8 @@ def track_rule(losses, target=3.28):
     )
 
 
-def power(effect, sd, n, paired):
-    """The probability that a t-test at .05 sees an effect.
+def power(effect, sd, n, paired, alpha=ALPHA):
+    """The probability that a t-test sees an effect.
 
     Parameters
     ----------
@@ -173,23 +173,25 @@ def power(effect, sd, n, paired):
         Of the differences if paired, else of one sample.
     n : int
         Pairs, or seeds in each of two samples.
+    alpha : float
+        The p-value below which it is seen.
     """
     freedom = n - 1 if paired else 2 * (n - 1)
     shift = abs(effect) / sd * math.sqrt(n if paired else n / 2)
-    limit = stats.t.isf(ALPHA / 2, freedom)
+    limit = stats.t.isf(alpha / 2, freedom)
     return float(
         stats.nct.sf(limit, freedom, shift)
         + stats.nct.cdf(-limit, freedom, shift)
     )
 
 
-def seeds_needed(effect, sd, paired, wanted=0.8, at_most=1000):
+def seeds_needed(effect, sd, paired, alpha=ALPHA, wanted=0.8, at_most=1000):
     """The seeds per method for a power of .8: a plan, since effect and
     spread are guesses from the few seeds there are.
 
     Parameters
     ----------
-    effect, sd, paired
+    effect, sd, paired, alpha
         See ``power``.
 
     Returns
@@ -200,7 +202,7 @@ def seeds_needed(effect, sd, paired, wanted=0.8, at_most=1000):
     if not sd > 0:
         return 2
     for n in range(2, at_most + 1):
-        if power(effect, sd, n, paired) >= wanted:
+        if power(effect, sd, n, paired, alpha) >= wanted:
             return n
     return None
 

@@ -12,7 +12,8 @@ import pandas as pd
 from benchmark_utils.results import comparison, conditions, statistics
 from benchmark_utils.results.statistics import ALPHA
 from benchmark_utils.results.wording import (
-    change, change_interval, fewer_or_more, mean_and_sd, p_value, than
+    change, change_interval, fewer_or_more, losses_of, p_value, reached_by,
+    than, times_of
 )
 
 # The target of the public track, whose rule is shown beside a t-test.
@@ -71,7 +72,7 @@ def verdict(runs, baseline=None):
     ]
     if not found:
         sentences = [
-            f"{_times(runs)}. There is no other solver to compare with."
+            f"{times_of(runs)}. There is no other solver to compare with."
         ]
     first = runs.iloc[0]
     return Verdict(
@@ -86,22 +87,22 @@ def _about_steps(c, a, b):
     if not (a["reached"].any() or b["reached"].any()):
         return (
             f"Neither {c.label} nor {c.baseline} reaches {target} "
-            f"({_reached(a, b)}): steps to it do not compare."
+            f"({reached_by(a, b)}): steps to it do not compare."
         )
     if min(c.n, c.n_baseline) < 3:
         few = "one seed" if min(c.n, c.n_baseline) == 1 else "two seeds"
         return (
-            f"{_times(a)}; {_times(b)}. With {few} there is no verdict: train "
-            "three or more."
+            f"{times_of(a)}; {times_of(b)}. With {few} there is no verdict: "
+            "train three or more."
         )
     if not (a["reached"].all() and b["reached"].all()):
         return _censored(c, a, b, target)
     if math.isnan(c.p):
         return (
-            f"{_times(a)}; {_times(b)}. The differences have no spread, so "
-            "there is no test."
+            f"{times_of(a)}; {times_of(b)}. The differences have no spread, "
+            "so there is no test."
         )
-    detail = f"{_reached(a, b)}, {_test(c)}"
+    detail = f"{reached_by(a, b)}, {_test(c)}"
     if c.adjusted_p < ALPHA:
         apart = ""
         if c.n == c.n_baseline == 3 and _apart(a, b):
@@ -119,7 +120,7 @@ def _about_steps(c, a, b):
 
 
 def _censored(c, a, b, target):
-    counts = _reached(a, b)
+    counts = reached_by(a, b)
     if math.isnan(c.p):
         floor = statistics.smallest_p(c.n, c.n_baseline, paired=False)
         text = (
@@ -170,7 +171,7 @@ def _about_losses(c, a, b):
         )
     if math.isnan(c.loss.p):
         return (
-            f"Loss at step {c.loss_step:.0f}: {_losses(a)}; {_losses(b)}."
+            f"Loss at step {c.loss_step:.0f}: {losses_of(a)}; {losses_of(b)}."
         )
     size = (
         f"{abs(c.loss.value):.2g} {'below' if c.loss.value < 0 else 'above'}"
@@ -263,58 +264,6 @@ def _test(c):
     return f"{test}, p = {p_value(c.adjusted_p)}"
 
 
-def _times(rows):
-    """A solver's steps to target as a clause: each, for one or two seeds."""
-    label, n = rows["label"].iloc[0], len(rows)
-    steps, reached = rows["steps_to_target"], rows["reached"]
-    if n > 2 and not reached.all():
-        return (
-            f"{label}: {reached.sum()} of {n} seeds within {_horizon(rows)}"
-        )
-    if n > 2:
-        return (
-            f"{label}: {mean_and_sd(steps.mean(), steps.std())} steps "
-            f"({n} seeds)"
-        )
-    each = [
-        f"{row.steps_to_target:.5g} steps" if row.reached
-        else f"not within {row.trained_to} steps" for row in rows.itertuples()
-    ]
-    seeds = "one seed" if n == 1 else "two seeds"
-    return f"{label}: {' and '.join(each)} ({seeds})"
-
-
-def _reached(a, b):
-    """How many seeds of both got there, and within which horizon."""
-    counts = [
-        f"{rows['reached'].sum()} of {len(rows)}" for rows in (a, b)
-    ]
-    horizons = [_horizon(rows) for rows in (a, b)]
-    if horizons[0] == horizons[1]:
-        both = (
-            f"{counts[0]} seeds each" if counts[0] == counts[1]
-            else f"{counts[0]} seeds against {counts[1]}"
-        )
-        return f"{both} within {horizons[0]}"
-    return (
-        f"{counts[0]} seeds within {horizons[0]} against {counts[1]} within "
-        f"{horizons[1]}"
-    )
-
-
-def _horizon(rows):
-    low, high = rows["num_steps"].min(), rows["num_steps"].max()
-    return f"{low} steps" if low == high else f"{low} to {high} steps"
-
-
 def _apart(a, b):
     a, b = a["steps_to_target"], b["steps_to_target"]
     return a.max() < b.min() or b.max() < a.min()
-
-
-def _losses(rows):
-    values = rows["val_loss"]
-    text = f"{rows['label'].iloc[0]} {values.mean():.4f}"
-    if len(values) > 2:
-        text += f" \u00b1 {values.std():.2g}"
-    return text

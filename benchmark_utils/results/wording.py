@@ -62,3 +62,57 @@ def mean_and_sd(mean, sd):
         digits = 1 if sd >= 1 else 2
     text = f"{mean:.{digits}f}"
     return text if sd != sd else f"{text} \u00b1 {sd:.{digits}f}"
+
+
+def times_of(rows):
+    """A solver's steps to target as a clause: each, for one or two seeds."""
+    label, n = rows["label"].iloc[0], len(rows)
+    steps, reached = rows["steps_to_target"], rows["reached"]
+    if n > 2 and not reached.all():
+        return (
+            f"{label}: {reached.sum()} of {n} seeds within {horizon_of(rows)}"
+        )
+    if n > 2:
+        return (
+            f"{label}: {mean_and_sd(steps.mean(), steps.std())} steps "
+            f"({n} seeds)"
+        )
+    each = [
+        f"{row.steps_to_target:.5g} steps" if row.reached
+        else f"not within {row.trained_to} steps" for row in rows.itertuples()
+    ]
+    seeds = "one seed" if n == 1 else "two seeds"
+    return f"{label}: {' and '.join(each)} ({seeds})"
+
+
+def reached_by(a, b):
+    """How many seeds of both got there, and within which horizon."""
+    counts = [
+        f"{rows['reached'].sum()} of {len(rows)}" for rows in (a, b)
+    ]
+    horizons = [horizon_of(rows) for rows in (a, b)]
+    if horizons[0] == horizons[1]:
+        both = (
+            f"{counts[0]} seeds each" if counts[0] == counts[1]
+            else f"{counts[0]} seeds against {counts[1]}"
+        )
+        return f"{both} within {horizons[0]}"
+    return (
+        f"{counts[0]} seeds within {horizons[0]} against {counts[1]} within "
+        f"{horizons[1]}"
+    )
+
+
+def horizon_of(rows):
+    """"300 steps", or the range of a solver's horizons."""
+    low, high = rows["num_steps"].min(), rows["num_steps"].max()
+    return f"{low} steps" if low == high else f"{low} to {high} steps"
+
+
+def losses_of(rows):
+    """A solver's final losses as a clause: each, for one or two seeds."""
+    values = rows["val_loss"]
+    label = rows["label"].iloc[0]
+    if len(values) > 2:
+        return f"{label} {values.mean():.4f} \u00b1 {values.std():.2g}"
+    return f"{label} {' and '.join(f'{value:.4f}' for value in values)}"
