@@ -71,10 +71,10 @@ window.gridjs = {
   },
 };
 
-// The tab for a page that could not load its scripts: this one has them.
+// The hint for a page that could not load its scripts: this one has them.
 window.addEventListener('load', () => {
-  document.querySelectorAll('#view-tabs .view, #tabs option').forEach(tab => {
-    if (tab.textContent.includes('report --html')) tab.remove();
+  Object.values(window._plots.verdict || {}).forEach((plot) => {
+    plot.title = plot.title.replace(/ No table here\?.*$/, '');
   });
 });
 

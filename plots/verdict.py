@@ -9,9 +9,16 @@ from benchmark_utils.results.table import runs
 from benchmark_utils.results.verdict import verdict
 from benchmark_utils.results.wording import in_short
 
+# Of a page that could not load its scripts, this title is all that shows.
+HELP = (
+    "In words: python -m benchmark_utils.report. No table here? Add --html: "
+    "then the page needs no network."
+)
+
 
 class Plot(BasePlot):
-    """What ``python -m benchmark_utils.report`` prints."""
+    """What ``python -m benchmark_utils.report`` prints, without the
+    sentences."""
 
     name = "Verdict"
     type = "table"
@@ -21,10 +28,9 @@ class Plot(BasePlot):
         found = verdict(runs(select(df, problem)))
         _, *rows = cells(found)
         return [
-            [rank, *map(_literal, row), in_short(
-                found.comparisons.get(row[0])
-            )]
-            for rank, row in enumerate(rows, start=1)
+            [rank, *map(_literal, _in_order(
+                row, in_short(found.comparisons.get(row[0]))
+            ))] for rank, row in enumerate(rows, start=1)
         ]
 
     def get_metadata(self, df, problem):
@@ -33,12 +39,17 @@ class Plot(BasePlot):
         header, *_ = cells(found)
         return {
             "title": "\n".join([
-                "Steps to target; in words: python -m benchmark_utils.report",
-                describe(evaluations, problem),
+                f"Steps to target on {describe(evaluations, problem)}", HELP
             ]),
             # benchopt sorts by the first column.
-            "columns": ["#", *header, f"against {found.baseline}"],
+            "columns": ["#", *_in_order(header, f"against {found.baseline}")],
         }
+
+
+def _in_order(cells, comparison):
+    """What matters first: on a small screen, the rest is cut off."""
+    solver, reached, steps, loss, speed, memory, ratio = cells
+    return [solver, reached, steps, comparison, ratio, loss, speed, memory]
 
 
 def _literal(text):
