@@ -11,8 +11,8 @@ from benchmark_utils.results.wording import in_short
 
 # Of a page that could not load its scripts, this title is all that shows.
 HELP = (
-    "In words: python -m benchmark_utils.report. No table here? Add --html: "
-    "then the page needs no network."
+    "In words: python -m benchmark_utils.report. No table here? There is "
+    "no network: add --html."
 )
 
 
