@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from plotly.offline import get_plotlyjs
 
+from benchmark_utils.results.table import ResultsError
+
 FOLDER = Path(__file__).parent
 MARK = "<!-- This page loads nothing from the network. -->"
 PLOTLY = re.compile(r'<script src="https://cdn\.plot\.ly/[^"]*"></script>')
@@ -40,7 +42,7 @@ def carry_scripts(page):
     Raises
     ------
     FileNotFoundError
-    ValueError
+    ResultsError
         If it is no such page.
     """
     page = Path(page)
@@ -53,7 +55,7 @@ def carry_scripts(page):
     if MARK in html:
         return
     if not PLOTLY.search(html):
-        raise ValueError(
+        raise ResultsError(
             f"{page} is not a page of results as benchopt 1.10 writes it: it "
             "does not load plotly."
         )

@@ -54,7 +54,7 @@ def main(arguments=None):
                 page = page_of(path, OUTPUTS)
                 carry_scripts(page)
                 print(f"{page} needs no network")
-    except (OSError, ValueError) as error:
+    except (OSError, table.ResultsError) as error:
         raise SystemExit(" ".join(str(error).split())) from None
 
 

@@ -4,7 +4,6 @@ import math
 import pandas as pd
 
 
-
 def made_run(solver, repetition, steps_to_target, num_steps=300, target=2.5,
              final_loss=None, diverged_at=None, ms_per_step=10.0,
              parameters=None, dataset="Data", base_seed=0, **columns):

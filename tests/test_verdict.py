@@ -163,6 +163,7 @@ def test_the_more_comparisons_the_less_is_a_difference():
     muon = among.comparisons["Muon"]
     assert muon.p == alone.p == alone.adjusted_p < 0.05
     assert muon.adjusted_p > 0.05
+    assert muon.seeds_needed > alone.seeds_needed
     assert "adjusted for 10 comparisons" in among.notes[0]
     sentence, = [s for s in among.sentences if s.startswith("Muon")]
     assert "not distinguishable" in sentence

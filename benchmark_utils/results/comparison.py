@@ -12,7 +12,7 @@ import pandas as pd
 from benchmark_utils.results import statistics, survival
 from benchmark_utils.results.conditions import comparable_seconds
 from benchmark_utils.results.statistics import Estimate
-from benchmark_utils.results.table import SEED
+from benchmark_utils.results.table import SEED, ResultsError
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
 # The solvers that are the baseline where none is named.
@@ -131,7 +131,7 @@ def choose_baseline(summaries, name=None):
 
     Raises
     ------
-    ValueError
+    ResultsError
         If there is no such solver.
     """
     labels, families = (
@@ -143,7 +143,7 @@ def choose_baseline(summaries, name=None):
             if (column == wanted).any():
                 return summaries["label"][column == wanted].iloc[0]
     if name is not None:
-        raise ValueError(
+        raise ResultsError(
             f"baseline {name!r} is not in the results: take one of "
             f"{', '.join(sorted(summaries['label']))}."
         )

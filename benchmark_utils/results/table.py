@@ -25,6 +25,10 @@ NEEDED = RUN + [
 ]
 
 
+class ResultsError(ValueError):
+    """Results that can't be reported, or not as asked."""
+
+
 class RepeatedRuns(UserWarning):
     """The same run is in more than one file."""
 
@@ -45,7 +49,7 @@ def read(paths):
 
     Raises
     ------
-    ValueError
+    ResultsError
         If a file is not of this benchmark.
     FileNotFoundError
     """
@@ -56,7 +60,7 @@ def read(paths):
         except FileNotFoundError:
             raise FileNotFoundError(f"There is no file {path}.") from None
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise ResultsError(
                 f"{path} is not a file of results of this benchmark: {error}"
             ) from None
         parts.append(part.assign(source=path.name))
@@ -71,7 +75,7 @@ def read(paths):
         )
         order = evaluations.sort_values("run_date", kind="stable")
         newest = order.groupby(RUN)["source"].transform("last")
-        evaluations = evaluations[evaluations["source"] == newest]
+        evaluations = order[order["source"] == newest]
     return _sorted(evaluations)
 
 
@@ -95,8 +99,8 @@ def plain(results):
 
     Raises
     ------
-    ValueError
-        If columns are missing.
+    ResultsError
+        If columns or all rows are missing.
     """
     evaluations = results.rename(columns=lambda name: NAMES.get(
         name, name.removeprefix("objective_")
@@ -105,9 +109,9 @@ def plain(results):
         evaluations["base_seed"] = 0
     missing = [name for name in NEEDED if name not in evaluations]
     if missing:
-        raise ValueError(f"there is no column {', '.join(missing)}.")
+        raise ResultsError(f"there is no column {', '.join(missing)}.")
     if evaluations.empty:
-        raise ValueError("it holds no rows.")
+        raise ResultsError("it holds no rows.")
     return _sorted(evaluations)
 
 
@@ -132,7 +136,7 @@ def one_problem(evaluations, dataset, objective):
 
     Raises
     ------
-    ValueError
+    ResultsError
         If the runs have different targets.
     """
     rows = evaluations[
@@ -141,7 +145,7 @@ def one_problem(evaluations, dataset, objective):
     ]
     targets = sorted(rows["target"].unique())
     if len(targets) > 1:
-        raise ValueError(
+        raise ResultsError(
             f"The runs on {dataset} have different targets, "
             f"{' and '.join(f'{target:g}' for target in targets)}: they do "
             "not compare. Report their files one by one."

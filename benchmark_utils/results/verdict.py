@@ -55,7 +55,7 @@ def verdict(runs, baseline=None):
 
     Raises
     ------
-    ValueError
+    ResultsError
         If there is no such baseline.
     """
     summaries = comparison.summaries(runs)
