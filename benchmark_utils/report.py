@@ -3,6 +3,7 @@ difference.
 
     python -m benchmark_utils.report
     python -m benchmark_utils.report outputs/mine.parquet --baseline Muon
+    python -m benchmark_utils.report --figures figures --html
 
 docs/evidence.rst says how to read it.
 """
@@ -12,6 +13,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from benchmark_utils.figures import save_figures
+from benchmark_utils.page import carry_scripts, page_of
 from benchmark_utils.results import table
 from benchmark_utils.results.formats import FORMATS
 from benchmark_utils.results.verdict import verdict
@@ -24,7 +27,8 @@ def main(arguments=None):
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", table.RepeatedRuns)
-            evaluations = table.read(options.files or [newest(OUTPUTS)])
+            files = options.files or [newest(OUTPUTS)]
+            evaluations = table.read(files)
         verdicts = [
             verdict(
                 table.runs(table.one_problem(evaluations, *problem)),
@@ -40,6 +44,16 @@ def main(arguments=None):
             print(text, end="")
         else:
             write(options.output, text)
+        if options.figures is not None:
+            paths = save_figures(
+                evaluations, options.figures, options.baseline
+            )
+            print(f"{len(paths)} figures in {options.figures}")
+        if options.html:
+            for path in files:
+                page = page_of(path, OUTPUTS)
+                carry_scripts(page)
+                print(f"{page} needs no network")
     except (OSError, table.ResultsError) as error:
         raise SystemExit(" ".join(str(error).split())) from None
 
@@ -65,6 +79,15 @@ def parse(arguments):
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
         help="file to write the report to, in place of the screen",
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER",
+        help="folder to leave every picture in, as PDF and as PNG",
+    )
+    parser.add_argument(
+        "--html", action="store_true",
+        help="put plotly into the page that benchopt wrote for each FILE, so "
+        "that its pictures show without a network",
     )
     return parser.parse_args(arguments)
 

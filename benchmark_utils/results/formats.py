@@ -27,7 +27,7 @@ def as_markdown(verdicts):
     for verdict in verdicts:
         header, *rows = [
             [cell.replace("|", "\\|") for cell in row]
-            for row in _cells(verdict)
+            for row in cells(verdict)
         ]
         lines = [header, ["---"] * len(header)] + rows
         parts.append("\n".join(
@@ -45,7 +45,7 @@ def as_latex(verdicts):
     parts = []
     for verdict in verdicts:
         header, *rows = [
-            " & ".join(map(_tex, row)) + r" \\" for row in _cells(verdict)
+            " & ".join(map(_tex, row)) + r" \\" for row in cells(verdict)
         ]
         columns = "l" + "r" * (len(HEADER) - 1)
         parts.append("\n".join(
@@ -89,7 +89,7 @@ FORMATS = {
 
 
 def _text(verdict):
-    rows = _cells(verdict)
+    rows = cells(verdict)
     alone = [len(row[0]) > LABEL_WIDTH for row in rows]
     # The row of a long label is one line below, and begins empty.
     lines = [
@@ -129,7 +129,7 @@ def _caption(verdict):
     )
 
 
-def _cells(verdict):
+def cells(verdict):
     """The table of one problem: the header, and a row of texts per solver."""
     rows = [HEADER]
     for row in verdict.summaries.itertuples():

@@ -1,4 +1,5 @@
 """Numbers in words, as verdicts and tables write them."""
+from benchmark_utils.results.statistics import ALPHA
 
 
 def change(ratio):
@@ -34,6 +35,18 @@ def percent(ratio):
 def fewer_or_more(steps):
     """A difference of steps: "12.5 fewer"."""
     return f"{abs(steps):.3g} {'fewer' if steps < 0 else 'more'}"
+
+
+def in_short(comparison):
+    """A ``Comparison`` in a few words, for the cell of a table."""
+    if comparison is None:
+        return "baseline"
+    if comparison.p != comparison.p:
+        return "no test"
+    words = "not distinguishable"
+    if comparison.adjusted_p < ALPHA:
+        words = "sooner" if comparison.sooner else "later"
+    return f"{words}, p = {p_value(comparison.adjusted_p)}"
 
 
 def p_value(p):
