@@ -12,8 +12,8 @@ from benchopt import BaseObjective
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import Machine, device_name, dtype_name
-from benchmark_utils.followers import check_launcher, choose_world
 from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
@@ -60,6 +60,10 @@ class Objective(BaseObjective):
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
+        # Steps between checkpoints, or minutes as in "5min"; "auto" is about
+        # ten minutes, 0 is off. A run continues from its own.
+        "checkpoint_every": ["auto"],
+        "resume": [True],
     }
 
     # All parameters, in few words: it is the title of every plot.
@@ -67,8 +71,8 @@ class Objective(BaseObjective):
         "{n_layer}x{n_embd},heads={n_head},context={context_length},"
         "batch={batch_size}x{sequence_length},val={val_tokens},"
         "every={eval_every},target={target},stop={stop_at_target},"
-        "device={device},num_devices={num_devices},dtype={dtype},micro={micro_batch_size},"
-        "compile={compile}"
+        "device={device},num_devices={num_devices},dtype={dtype},"
+        "micro={micro_batch_size},compile={compile}"
     )
 
     test_config = {
@@ -172,6 +176,8 @@ class Objective(BaseObjective):
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            checkpoint_every=self.checkpoint_every,
+            resume=self.resume,
             world=self._world,
         )
 

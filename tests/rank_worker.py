@@ -1,26 +1,30 @@
 """A rank that trains solvers for a few steps and says what it saw.
 
-    python rank_worker.py RANK SIZE STORE OUT MICRO_BATCH_SIZE [SOLVER ...]
+    python rank_worker.py RANK SIZE FOLDER MICRO_BATCH_SIZE [SOLVER ...]
 
 Rank 0 writes one JSON dict, from a solver file's stem to what all ranks saw.
+Half-way, each training is saved and restored.
 """
 import hashlib
 import json
 import sys
+from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils.followers import take_place
+from benchmark_utils.places import take_place
+from benchmark_utils.training import checkpoints
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE
 
 NUM_STEPS = 30
 
 
 def set_up(bench, stem, micro_batch_size, size, **parameters):
-    """An objective and a solver on the tiny problem, not started."""
+    """An objective and a solver on the tiny problem, not started yet."""
     objective = bench.get_benchmark_objective().get_instance(**(
         TINY_OBJECTIVE
         | dict(micro_batch_size=micro_batch_size, num_devices=size)
@@ -38,27 +42,57 @@ def set_up(bench, stem, micro_batch_size, size, **parameters):
     return objective, solver
 
 
-def train(solver, objective):
+def train(trainer, objective, checkpoint=None):
     """What is seen of a training: losses, tokens, weights, evaluation."""
-    solver.start()
-    trainer, losses = solver.trainer, []
-    first = solver.get_result()["report"]["train_loss"]
+    losses = [trainer.batch_loss(*next(trainer.batches(1)))]
     tokens = []
     for inputs, targets in trainer.batches(NUM_STEPS):
         tokens.append([inputs.tolist(), targets.tolist()])
         trainer.train_step(inputs, targets)
         losses.append(trainer.pop_train_loss())
-    result = objective.evaluate_result(**solver.get_result())
-    weights = torch.cat([p.detach().flatten() for p in
-                         trainer.model.parameters()])
+        if checkpoint and trainer.step == NUM_STEPS // 2:
+            save_and_restore(trainer, checkpoint)
+    row = objective.evaluate_result(
+        trainer.evaluated, {"step": NUM_STEPS, "train_loss": losses[-1]}
+    )
+    states = optimizer_states(trainer.optimizer)
     return {
-        "losses": [first, *losses], "tokens": tokens,
-        "val_loss": result["value"],
-        "peak_memory_mib": result["peak_memory_mib"],
-        "weights": hashlib.sha256(weights.numpy().tobytes()).hexdigest(),
-        "num_states": sum(
-            bool(state) for state in optimizer_states(trainer.optimizer)
-        ),
+        "losses": losses, "tokens": tokens, "val_loss": row["value"],
+        "weights": weights_hash(trainer),
+        "num_states": sum(bool(state) for state in states),
+    }
+
+
+def save_and_restore(trainer, folder):
+    state = trainer.state_dict()
+    if trainer.world.rank == 0:
+        checkpoints.save(folder, trainer.step, state)
+    trainer.world.agree(True)
+    path, = checkpoints.newest_first(folder)
+    trainer.load_state_dict(checkpoints.load(path))
+
+
+def weights_hash(trainer):
+    weights = torch.cat([
+        p.detach().flatten() for p in trainer.model.parameters()
+    ])
+    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+
+
+def opinions(world, bench, size):
+    """What ranks agree on where each sees something else."""
+    _, solver = set_up(bench, "adam", "auto", size)
+    solver.world = world
+    with mock.patch(
+        "benchmark_utils.solver.max_micro_batch", lambda *_: 1 + world.rank
+    ):
+        solver.start()
+    return {
+        "micro_batch_size": solver.trainer.micro_batch_size,
+        "maximum": world.maximum(world.rank),
+        "mean": world.mean(world.rank),
+        "agreed": [world.agree(world.rank == 1), world.agree(True)],
+        "from_rank_0": world.from_rank_0(world.rank),
     }
 
 
@@ -70,24 +104,25 @@ def optimizer_states(optimizer):
 
 def main():
     rank, size = int(sys.argv[1]), int(sys.argv[2])
-    store, out, micro_batch_size, *stems = sys.argv[3:]
+    folder, micro_batch_size = Path(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
-    store = dist.FileStore(store, size)
+    store = dist.FileStore(str(folder / "store"), size)
     bench = Benchmark(ROOT, no_cache=True)
     seen = {}
-    for stem in stems:
+    for stem in sys.argv[5:]:
         place = dist.PrefixStore(stem, store)
-        if size > 1:
-            take_place(rank, size, place)
-        objective, solver = set_up(bench, stem, int(micro_batch_size), size)
-        if size > 1:
-            solver.world.connect(place, solver.device)
-        seen[stem] = solver.world.gather(train(solver, objective))
-        solver.world.agree(True)
-        solver.world.close()
+        take_place(rank, size, place)
+        objective, solver = set_up(bench, stem, micro_batch_size, size)
+        world = solver.world
+        world.connect(place, solver.machine.device)
+        solver.start()
+        report = train(solver.trainer, objective, folder / stem)
+        report["opinions"] = opinions(world, bench, size)
+        seen[stem] = world.gather(report)
+        world.agree(True)
+        world.close()
     if rank == 0:
-        with open(out, "w") as file:
-            json.dump(seen, file)
+        (folder / "seen.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":

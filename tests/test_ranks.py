@@ -20,13 +20,13 @@ import yaml
 from benchopt.results import read_results
 from docs import Clone
 
-from benchmark_utils import followers
-from benchmark_utils.training import ranks
-from benchmark_utils.training.ranks import share
+from benchmark_utils import followers, places
+from benchmark_utils.training import checkpoints, ranks
+from benchmark_utils.training.sharing import orthogonalisation_cost, share
 from conftest import (
     ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
 )
-from rank_worker import NUM_STEPS, set_up, train
+from rank_worker import NUM_STEPS, set_up, train, weights_hash
 
 TESTS = Path(__file__).parent
 FAULTY = TESTS / "faulty_solver" / "faulty.py"
@@ -51,17 +51,16 @@ def environment():
 def launch(folder, size, micro_batch_size, stems):
     """Train solvers on several ranks: a dict from stem to what each rank saw.
     """
-    out = folder / f"{size}.json"
     processes = [
         subprocess.Popen(
             [sys.executable, TESTS / "rank_worker.py", str(rank), str(size),
-             folder / f"{size}.store", out, str(micro_batch_size), *stems],
+             folder, str(micro_batch_size), *stems],
             env=environment(), stdout=subprocess.DEVNULL,
         )
         for rank in range(size)
     ]
     assert [process.wait() for process in processes] == [0] * size
-    return json.loads(out.read_text())
+    return json.loads((folder / "seen.json").read_text())
 
 
 def relative_difference(first, second):
@@ -69,8 +68,15 @@ def relative_difference(first, second):
     return np.abs((first - second) / first).max()
 
 
+def start(bench, stem, micro_batch_size):
+    """A Trainer that is alone."""
+    objective, solver = set_up(bench, stem, micro_batch_size, 1)
+    solver.start()
+    return solver.trainer, objective
+
+
 def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
-    alone = train(*reversed(set_up(bench, stem, micro_batch_size, 1)))
+    alone = train(*start(bench, stem, micro_batch_size))
     assert len(alone["losses"]) == 1 + NUM_STEPS
     # The rows of the ranks, one after another, are those of the batch.
     tokens = np.concatenate([rank["tokens"] for rank in seen], axis=2)
@@ -82,7 +88,7 @@ def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
             alone["val_loss"], rel=tolerance
         )
         # All ranks have one opinion, and one model.
-        for key in ("losses", "val_loss", "weights", "peak_memory_mib"):
+        for key in ("losses", "val_loss", "weights", "opinions"):
             assert rank[key] == seen[0][key], key
         if exact:
             assert rank["weights"] == alone["weights"]
@@ -97,11 +103,39 @@ def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
         assert states == [alone["num_states"]] * len(seen)
 
 
-def test_two_ranks_are_one_to_the_bit(bench, tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What two ranks saw, and the folder where their checkpoints are."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    return launch(folder, 2, 2, ["adam", "muon"]), folder
+
+
+def test_two_ranks_are_one_to_the_bit(bench, two_ranks):
     """A micro-batch on each of two ranks, and both on one: the same sum."""
-    seen = launch(tmp_path, 2, 2, ["adam", "muon"])
+    seen, _ = two_ranks
     for stem in seen:
         check_equal(bench, stem, seen[stem], 2, 1e-6, exact=True)
+
+
+def test_ranks_agree_on_what_each_sees_differently(two_ranks):
+    seen, _ = two_ranks
+    for rank in seen["adam"]:
+        assert rank["opinions"] == {
+            "micro_batch_size": 1, "maximum": 1, "mean": 0.5,
+            "agreed": [False, True], "from_rank_0": 0,
+        }
+
+
+@pytest.mark.parametrize("stem", ["adam", "muon"])
+def test_one_rank_goes_on_where_two_were(bench, two_ranks, stem):
+    """A checkpoint has the state of every matrix, whoever owned it."""
+    seen, folder = two_ranks
+    trainer, _ = start(bench, stem, 2)
+    path, = checkpoints.newest_first(folder / stem)
+    trainer.load_state_dict(checkpoints.load(path))
+    assert trainer.step == NUM_STEPS // 2
+    trainer.train(NUM_STEPS)
+    assert weights_hash(trainer) == seen[stem][0]["weights"]
 
 
 @pytest.mark.slow
@@ -122,7 +156,7 @@ def test_every_solver_is_the_same_on_four_ranks(bench, tmp_path):
 
 def test_the_largest_piece_goes_first_to_who_has_least():
     assert share([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
-    costs = [ranks.orthogonalisation_cost(*shape) for shape in [
+    costs = [orthogonalisation_cost(*shape) for shape in [
         (768, 2304), (768, 768), (768, 3072), (3072, 768)
     ] * 12]
     for size in (2, 3, 4, 8):
@@ -287,7 +321,7 @@ def test_one_sentence_tells_users_of_a_launcher_what_to_type(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="num_devices=8") as error:
-        followers.check_launcher()
+        places.check_launcher()
     assert "\n" not in str(error.value)
 
 

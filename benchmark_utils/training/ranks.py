@@ -8,7 +8,6 @@ anything.
 
 Nothing here starts a process: see ``benchmark_utils/followers.py``.
 """
-import collections
 import contextlib
 import datetime
 import threading
@@ -24,9 +23,6 @@ from benchmark_utils.device import KINDS
 TIMEOUT_SECONDS = 600
 # Pause between two looks at whether another rank has failed.
 WATCH_SECONDS = 0.5
-# Gradients are averaged in pieces of this size, while the backward pass
-# computes the next ones.
-BUCKET_BYTES = 16 * 2**20
 
 
 class RankLost(RuntimeError):
@@ -47,7 +43,7 @@ class World:
 
     def __init__(self, rank=0, size=1):
         self.rank, self.size = rank, size
-        self._device = self._failures = None
+        self._failures = self._host = None
         self._closing = threading.Event()
 
     def connect(self, store, device, timeout=TIMEOUT_SECONDS):
@@ -63,16 +59,18 @@ class World:
             Seconds after which a silent rank is given up.
         """
         self._failures = dist.PrefixStore("failures", store)
-        self._device = device
+        timeout = datetime.timedelta(seconds=timeout)
+        device_id = None
         if device.type == "cuda":
-            self._device = torch.device("cuda", torch.cuda.current_device())
+            device_id = torch.device("cuda", torch.cuda.current_device())
         with self._collective():
             dist.init_process_group(
                 KINDS[device.type].backend, rank=self.rank,
                 world_size=self.size, store=dist.PrefixStore("group", store),
-                timeout=datetime.timedelta(seconds=timeout),
-                device_id=self._device if device.type == "cuda" else None,
+                timeout=timeout, device_id=device_id,
             )
+            # Numbers go between the processors: no rank waits for its GPU.
+            self._host = dist.new_group(backend="gloo", timeout=timeout)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self):
@@ -125,7 +123,9 @@ class World:
 
     def sum(self, tensor):
         """Add up a tensor over the ranks, in place, and return it."""
-        return self._reduce(tensor, dist.ReduceOp.SUM)
+        if self.size > 1:
+            self.start_sum(tensor)()
+        return tensor
 
     def mean(self, number):
         """Mean of a number over the ranks, a float."""
@@ -144,16 +144,28 @@ class World:
     def _of_number(self, number, op):
         if self.size == 1:
             return number
-        tensor = torch.tensor(
-            number, dtype=torch.float64, device=self._device
-        )
-        return type(number)(self._reduce(tensor, op).item())
+        tensor = torch.tensor(number, dtype=torch.float64)
+        with self._collective():
+            dist.all_reduce(tensor, op, group=self._host)
+        return type(number)(tensor.item())
 
-    def _reduce(self, tensor, op):
-        if self.size > 1:
-            with self._collective():
-                dist.all_reduce(tensor, op)
-        return tensor
+    def from_rank_0(self, value):
+        """Rank 0's value of what pickle knows, on all ranks."""
+        if self.size == 1:
+            return value
+        values = [value]
+        with self._collective():
+            dist.broadcast_object_list(values, group=self._host)
+        return values[0]
+
+    def gather(self, value):
+        """Values of all ranks, in a list, on rank 0; None on the others."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size if self.rank == 0 else None
+        with self._collective():
+            dist.gather_object(value, values, group=self._host)
+        return values
 
     def start_sum(self, tensor):
         """Begin to add up a tensor over the ranks, in place.
@@ -180,163 +192,5 @@ class World:
 
         return wait
 
-    def gather(self, value):
-        """Values of all ranks, in a list, on rank 0; None on the others."""
-        if self.size == 1:
-            return [value]
-        values = [None] * self.size if self.rank == 0 else None
-        with self._collective():
-            dist.gather_object(value, values)
-        return values
-
 
 ALONE = World()
-
-
-class GradientAverage:
-    """Averages gradients over the ranks while they are computed.
-
-    Parameters that are used last come first in the backward pass. They are
-    gathered in buckets in that order, and a bucket is sent off once the
-    gradients of all its parameters, and all earlier buckets, are there: the
-    order is the same on every rank.
-
-    Parameters
-    ----------
-    world : World
-    parameters : iterable of nn.Parameter
-        In the order in which the model uses them.
-    """
-
-    def __init__(self, world, parameters):
-        self.world = world
-        self._expected = False
-        self._buckets, self._bucket_of = [], {}
-        if world.size == 1:
-            return
-        num_bytes = BUCKET_BYTES
-        for parameter in reversed(list(parameters)):
-            if num_bytes >= BUCKET_BYTES:
-                self._buckets.append([])
-                num_bytes = 0
-            self._buckets[-1].append(parameter)
-            self._bucket_of[parameter] = len(self._buckets) - 1
-            num_bytes += parameter.nbytes
-            parameter.register_post_accumulate_grad_hook(self._arrived)
-
-    def expect(self):
-        """Say that the next backward pass is the last one of the step."""
-        self._expected = True
-        self._missing = [len(bucket) for bucket in self._buckets]
-        self._sent = []
-
-    def _arrived(self, parameter):
-        if not self._expected:
-            return
-        self._missing[self._bucket_of[parameter]] -= 1
-        while len(self._sent) < len(self._buckets) and (
-            self._missing[len(self._sent)] == 0
-        ):
-            self._send()
-
-    def _send(self):
-        gradients = [
-            p.grad for p in self._buckets[len(self._sent)]
-            if p.grad is not None
-        ]
-        # One more, without elements: a bucket can be without gradients.
-        flat = torch.cat([
-            torch.empty(0, device=self._buckets[0][0].device),
-            *(gradient.flatten() for gradient in gradients),
-        ])
-        self._sent.append((gradients, flat, self.world.start_sum(flat)))
-
-    def finish(self):
-        """Wait until every parameter's gradient is the average."""
-        self._expected = False
-        if self.world.size == 1:
-            return
-        # Of a parameter that the loss doesn't depend on, none has arrived.
-        while len(self._sent) < len(self._buckets):
-            self._send()
-        for gradients, flat, wait in self._sent:
-            wait()
-            flat.div_(self.world.size)
-            parts = flat.split([gradient.numel() for gradient in gradients])
-            for part, gradient in zip(parts, gradients):
-                gradient.copy_(part.view_as(gradient))
-        self._sent = []
-
-
-def orthogonalisation_cost(rows, columns):
-    """Of a Newton-Schulz iteration, in multiplications: X X^T, its square,
-    and a product with X."""
-    short, long = sorted((rows, columns))
-    return short**2 * (short + 2 * long)
-
-
-def eigenbasis_cost(rows, columns):
-    """Of the eigenvectors of X X^T and X^T X, up to a factor."""
-    return rows**3 + columns**3
-
-
-# The work per matrix that solvers name: see ``TrainingSolver.shared_work``.
-WORK = {
-    "orthogonalisation": orthogonalisation_cost,
-    "eigenbasis": eigenbasis_cost,
-}
-
-
-class SharedUpdates:
-    """Shares the updates of matrices among the ranks.
-
-    Each rank's optimizer updates the matrices that the rank owns, and keeps
-    state for these alone; the owner's weights then go to all. That is right
-    for a method whose update of a matrix depends on nothing but the matrix
-    and its gradients, and which passes over parameters without a gradient.
-
-    Parameters
-    ----------
-    world : World
-    matrices : list of nn.Parameter
-        With fewer of them than ranks, every rank updates all.
-    work : str or None
-        A key of ``WORK``; None is not to share any.
-    """
-
-    def __init__(self, world, matrices=(), work=None):
-        self.world = world
-        self.owners = {}
-        if work and 1 < world.size <= len(matrices):
-            costs = [WORK[work](*matrix.shape) for matrix in matrices]
-            self.owners = dict(zip(matrices, share(costs, world.size)))
-
-    def owned_elsewhere(self, parameter):
-        return self.owners.get(parameter, self.world.rank) != self.world.rank
-
-    def before_step(self):
-        """Drop the gradients of matrices that other ranks own."""
-        for matrix in self.owners:
-            if self.owned_elsewhere(matrix):
-                matrix.grad = None
-
-    def after_step(self):
-        """Get the weights of matrices that other ranks own."""
-        waits = [
-            self.world.start_broadcast(matrix.detach(), owner)
-            for matrix, owner in self.owners.items()
-        ]
-        for wait in waits:
-            wait()
-
-
-def share(costs, num_ranks):
-    """Owner of each piece of work: the largest piece goes first, to the rank
-    with the least to do."""
-    owners = [0] * len(costs)
-    load = collections.Counter(dict.fromkeys(range(num_ranks), 0))
-    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        owners[index] = min(load, key=lambda rank: (load[rank], rank))
-        load[owners[index]] += costs[index]
-    return owners
-

@@ -16,9 +16,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmark_utils.device import autocast
 from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
-from benchmark_utils.training.ranks import (
-    ALONE, GradientAverage, SharedUpdates
-)
+from benchmark_utils.training.ranks import ALONE
+from benchmark_utils.training.sharing import GradientAverage, SharedUpdates
 
 
 class Trainer:
@@ -184,16 +183,20 @@ class Trainer:
                 torch._foreach_copy_(parameters, training_weights)
 
     def state_dict(self):
-        """All that a run depends on, as nested dicts and lists.
+        """All that a run depends on, as nested dicts and lists, on rank 0: all
+        ranks have to call this.
 
-        The learning rate and the position in the data follow from the step.
-        The random generators are those of the process.
+        It is the same whatever the number of ranks. The learning rate and the
+        position in the data follow from the step. The random generators are
+        those of the process.
         """
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_sum": self._loss_sum,
+            "optimizer": self._shared.gather(self.optimizer.state_dict()),
+            "loss_sum": self.world.sum(
+                self._loss_sum.clone()
+            ) / self.world.size,
             "loss_count": self._loss_count,
             "generators": _generator_states(self.device),
         }
@@ -203,6 +206,7 @@ class Trainer:
         optimizer: what follows is equal to the bit on a CPU."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._shared.forget(self.optimizer)
         self.step = state["step"]
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
