@@ -69,6 +69,8 @@ class Objective(BaseObjective):
         "initial_weights": [None],
         # Whether the weights of a finished run are kept, beside its results.
         "save_weights": [False],
+        # "csv" writes a row per evaluation to a file, beside the results.
+        "log": [None],
     }
 
     # All parameters, in few words: it is the title of every plot.
@@ -170,6 +172,7 @@ class Objective(BaseObjective):
             machine=self._machine,
             checkpoint_every=self.checkpoint_every,
             resume=self.resume,
+            log_path=self._log_path(),
         )
 
     def _make_model(self, seed):
@@ -223,6 +226,11 @@ class Objective(BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+
+    def _log_path(self):
+        """The file for the evaluations of this run; None if there is none."""
+        if self.log == "csv":
+            return self.get_run_output_path() / "evaluations.csv"
 
     def _weights_path(self):
         """The file for the weights of this run; None if they aren't kept."""

@@ -7,12 +7,12 @@ import contextlib
 import functools
 
 from benchopt import BaseSolver
-from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.progress import Progress
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
@@ -50,7 +50,7 @@ class TrainingSolver(Keyed, BaseSolver):
     # benchopt's own tests ask a solver that has no problem yet for its next
     # evaluation.
     evaluations = ()
-    trainer = None
+    trainer = progress = None
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -84,7 +84,7 @@ class TrainingSolver(Keyed, BaseSolver):
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, compile, machine, checkpoint_every=0,
-                      resume=False):
+                      resume=False, log_path=None):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -101,6 +101,8 @@ class TrainingSolver(Keyed, BaseSolver):
         checkpoint_every : int, "auto" or str
         resume : bool
             See ``benchmark_utils.resume.Resumable``.
+        log_path : Path or None
+            See ``benchmark_utils.progress.Progress``.
 
         Raises
         ------
@@ -125,6 +127,7 @@ class TrainingSolver(Keyed, BaseSolver):
         self._compile_option = compile
         self.machine = machine
         self._checkpoint_every, self._resume = checkpoint_every, resume
+        self._log_path = log_path
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(machine.describe())
@@ -164,10 +167,7 @@ class TrainingSolver(Keyed, BaseSolver):
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
-            tqdm(
-                total=self.num_steps, initial=trainer.step, desc=self.name,
-                unit="step", leave=False, disable=None, mininterval=1.0,
-            ) as progress,
+            Progress(self, self._log_path) as self.progress,
         ):
             while True:
                 self._resumable.before_callback()
@@ -179,7 +179,7 @@ class TrainingSolver(Keyed, BaseSolver):
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
-                progress.update()
+                self.progress.step()
         self._resumable.finish()
 
     def get_result(self):

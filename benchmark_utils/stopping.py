@@ -35,6 +35,8 @@ class TargetCriterion(StoppingCriterion):
         last["objective_tokens_per_second"] = tokens_per_second(
             objective_list
         )
+        if self.solver.progress:
+            self.solver.progress.evaluated(objective_list)
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         return stop, status, next_stop_val

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from benchopt.utils.run_context import RunContext
@@ -266,6 +267,43 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
         TrainingSolver.run.__globals__, "synchronize", drain
     )
     assert run().time.max() < 1.0
+
+
+def test_each_evaluation_is_a_line_where_there_is_no_terminal(run, capsys):
+    frame = run({"Adam": {}}, {"target": 2.0}, n_repetitions=2)
+    lines = [
+        line for line in capsys.readouterr().out.splitlines()
+        if "val_loss" in line
+    ]
+    assert len(lines) == len(frame) == 8
+    first = frame[(frame.idx_rep == 1) & (frame.step == 5)].iloc[0]
+    for part in (
+        "repetition 2: step 5 of 10,",
+        f"val_loss {first.value:.4f}, target 2 (+{first.value - 2:.4f})",
+        f"{first.tokens_per_second:,.0f} tokens/s, at most 0 s left",
+    ):
+        assert part in lines[5]
+
+
+def test_evaluations_are_in_a_file_while_the_run_trains(
+        run, monkeypatch, tmp_path):
+    """What is there at the last step has all evaluations before it."""
+    read = []
+    step = Trainer.train_step
+
+    def reading_step(trainer, inputs, targets):
+        if trainer.step == 9:
+            path, = tmp_path.rglob("evaluations.csv")
+            read.append(pd.read_csv(path))
+        step(trainer, inputs, targets)
+
+    monkeypatch.setattr(Trainer, "train_step", reading_step)
+    frame = run({"Adam": {}}, {"log": "csv"})
+    assert read[0].step.tolist() == [0, 5, 9]
+    path, = tmp_path.rglob("evaluations.csv")
+    whole = pd.read_csv(path)
+    for name in ("step", "value", "train_loss", "time", "tokens_per_second"):
+        assert whole[name].tolist() == frame[name].tolist()
 
 
 def test_results_describe_the_run(run):
