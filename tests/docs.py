@@ -28,9 +28,11 @@ class Clone:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".*", "__pycache__", "__cache__", "outputs", "data"
-        ))
+        left_behind = shutil.ignore_patterns(".*", "__pycache__")
+        shutil.copytree(ROOT, folder, ignore=lambda path, names: {
+            *left_behind(path, names),
+            *(["__cache__", "outputs", "data"] if Path(path) == ROOT else []),
+        })
 
     def start(self, command, **environment):
         """Start a command of Python or a module, as a Popen."""

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from benchopt.cli.main import run as benchopt_run
 from benchopt.results import read_results
 from benchopt.utils.run_context import RunContext
 from docs import Clone
@@ -11,7 +12,7 @@ from docs import Clone
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.errors import UserError
 from benchmark_utils.training.trainer import Trainer
-from conftest import TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
+from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
 
 @pytest.fixture
@@ -173,50 +174,68 @@ def test_a_foreign_token_is_refused_before_training(refused, data_home):
 
 # --------------------------------------------------------- on the command line
 
-SMOKE = "benchopt run . --config configs/smoke.yml --no-plot"
-
-
 @pytest.fixture
-def clone(tmp_path):
-    return Clone(tmp_path / "clone")
+def command(capfd, tmp_path, monkeypatch):
+    """``command(*arguments)`` is ``benchopt run`` on the smallest problem:
+    its exit code and all that it prints."""
+    monkeypatch.setenv("BENCHOPT_DATA_HOME", str(tmp_path / "data"))
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as end:
+            benchopt_run.main([
+                str(ROOT), "--config", str(ROOT / "configs" / "smoke.yml"),
+                "--no-plot", "--no-cache",
+                "--output", str(tmp_path / "results.parquet"), *arguments,
+            ])
+        output, errors = capfd.readouterr()
+        return end.value.code, output + errors
+
+    return command
 
 
-def test_a_wrong_value_is_one_line_and_nothing_is_done(clone):
+def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
     """Although another solver's turn would come first."""
-    output = clone.run(
-        f"{SMOKE} -s Adam[num_steps=60,warmup_steps=5] "
-        "-s Shampoo[learning_rate=-1e-3]", returncode=1,
+    code, output = command(
+        "-s", "Adam[num_steps=60,warmup_steps=5]",
+        "-s", "Shampoo[learning_rate=-1e-3]",
     )
+    assert code == 1
     assert output.splitlines()[-1] == (
         "Error: Shampoo: learning_rate=-0.001 must be a number, at least 0."
     )
     assert len(output.splitlines()) <= 3
-    assert not (clone.folder / "data").exists()
+    assert not (tmp_path / "data").exists()
 
 
-def test_data_that_do_not_fit_are_one_line(clone):
-    output = clone.run(
-        f"{SMOKE} -o nanoGPT[val_tokens=10485760]", returncode=1,
-    )
-    assert "Error: val_tokens=10485760" in output.splitlines()[-1]
+def test_data_that_do_not_fit_are_one_line(command):
+    code, output = command("-o", "nanoGPT")
+    assert code == 1 and "Traceback" not in output
+    assert output.splitlines()[-1].startswith("Error: A step of 512 x 1024 ")
 
 
-def test_a_debugger_gets_the_traceback(clone):
-    output = clone.run(
-        f"{SMOKE} -s Adam[learning_rate=-1]", returncode=1, tracebacks=True,
-        BENCHOPT_DEBUG="1",
-    )
-    assert "in check_parameters" in output
-    assert "learning_rate=-1 must be a number" in output.splitlines()[-1]
+def test_a_debugger_gets_the_error_itself(command, monkeypatch):
+    monkeypatch.setenv("BENCHOPT_DEBUG", "1")
+    with pytest.raises(ValueError, match="learning_rate=-1 must") as error:
+        command("-s", "Adam[learning_rate=-1]")
+    assert not isinstance(error.value, UserError)
+    assert error.traceback[-1].name == "check_parameters"
+
+
+def test_strict_commands_fail(command, monkeypatch):
+    monkeypatch.setenv("BENCHOPT_RAISE_ON_ERROR", "1")
+    code, output = command("-s", "Adam[num_steps=1000000]")
+    assert code == 1
+    assert "Error: 1000000 steps" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("jobs", ["", " -j 2"])
-def test_the_last_words_are_of_the_runs_that_failed(clone, jobs):
-    command = (
-        f"{SMOKE}{jobs} -r 2 -s Adam[num_steps=1000000] "
-        "-s SGD[num_steps=10,warmup_steps=2]"
+def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
+        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]",
+        tracebacks=True,
     )
-    output = clone.run(command, tracebacks=True)
     first, last = output.split("\nMind these runs:\n")
     name, sentence = last.splitlines()
     assert name.startswith("Adam[") and "num_steps=1000000" in name
@@ -228,16 +247,9 @@ def test_the_last_words_are_of_the_runs_that_failed(clone, jobs):
     assert read_results(path).solver_name.str.startswith("SGD").all()
 
 
-def test_strict_commands_fail(clone):
-    output = clone.run(
-        f"{SMOKE} -s Adam[num_steps=1000000]", returncode=1,
-        BENCHOPT_RAISE_ON_ERROR="1",
-    )
-    assert "Error: 1000000 steps" in output
-
-
-def test_runs_that_went_well_have_no_last_words(clone):
-    assert "Mind" not in clone.run(f"{SMOKE} -s SGD[num_steps=5,warmup_steps=1]")
+def test_runs_that_went_well_have_no_last_words(command, notes):
+    code, _ = command("-s", "SGD[num_steps=5,warmup_steps=1]")
+    assert code == 0 and not notes.exists()
 
 
 SOLVER = '''
@@ -258,33 +270,51 @@ class Solver(TrainingSolver):
 '''
 
 
+@pytest.fixture
+def mine(tmp_path):
+    """``mine(old, new)``: the path of SOLVER with a change."""
+    def mine(old, new):
+        assert old in SOLVER
+        path = tmp_path / "mine.py"
+        path.write_text(SOLVER.replace(old, new))
+        return str(path)
+
+    return mine
+
+
 @pytest.mark.parametrize("old, new, sentence", [
     ('name = "Mine"', 'name = "Mine"; learning_rate = 0.3',
-     "Error: Mine has learning_rate twice, as a parameter and as an attribute "
-     "of its class, which benchopt would use. Delete the attribute."),
+     "Mine has learning_rate twice, as a parameter and as an attribute of its "
+     "class, which benchopt would use. Delete the attribute."),
     ('"num_steps": [10], ', "",
-     "Error: Mine lacks num_steps. Add to its parameters what every one has: "
+     "Mine lacks num_steps. Add to its parameters what every one has: "
      "num_steps, warmup_steps, schedule, cooldown, max_grad_norm."),
+], ids=["attribute", "missing"])
+def test_a_solver_without_sound_parameters(
+        command, mine, old, new, sentence):
+    code, output = command("-s", mine(old, new))
+    assert code == 1
+    assert output.splitlines()[-1] == f"Error: {sentence}"
+
+
+@pytest.mark.parametrize("old, new, sentence", [
     ("torch.optim.SGD(parameters, lr=self.learning_rate)",
      "torch.optim.LBFGS(parameters)",
-     "  failed: LBFGS.step asks for closure. It is called without arguments"),
+     "failed: LBFGS.step asks for closure. It is called without arguments"),
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)",
      "return torch.optim.lr_scheduler.ConstantLR("
      "torch.optim.SGD(parameters, lr=0.1))",
-     "  failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
-], ids=["attribute", "missing", "closure", "scheduler"])
-def test_a_solver_that_cannot_run(clone, tmp_path, old, new, sentence):
-    assert old in SOLVER
-    mine = tmp_path / "mine.py"
-    mine.write_text(SOLVER.replace(old, new))
-    failed = "failed" in sentence
-    output = clone.run(
-        f"{SMOKE} -s {mine}", returncode=1, tracebacks=failed,
-    )
-    assert output.splitlines()[-1].startswith(sentence)
+     "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
+], ids=["closure", "scheduler"])
+def test_a_solver_without_a_usable_optimizer(
+        command, mine, notes, old, new, sentence):
+    code, output = command("-s", mine(old, new))
+    assert code == 1
+    assert "UserError: " + sentence.removeprefix("failed: ") in output
+    assert sentence in notes.read_text()
 
 
-# ------------------------------------------- runs that end and are not all right
+# --------------------------------------------- runs that end, and not well
 
 def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
     frame = run({"SGD": {"learning_rate": 0.0}, "Adam": {}})
