@@ -14,14 +14,16 @@ from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
     Machine, check_one_process, device_name, dtype_name
 )
+from benchmark_utils.errors import readable
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.models.weights import load_weights, save_weights
+from benchmark_utils.parameters import CheckedParameters
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
 
 
-class Objective(BaseObjective):
+class Objective(CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
     The model, its initialisation, the order of the tokens, the batch and the
@@ -89,6 +91,7 @@ class Objective(BaseObjective):
         "dataset": {"name": "Simulated"},
     }
 
+    @readable
     def set_data(self, train, val, target, entropy, repeat):
         """Check the problem as a whole, before anything is computed.
 
@@ -102,28 +105,11 @@ class Objective(BaseObjective):
         repeat : bool
             Whether training may read the data again.
         """
-        for name in (
-            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
-            "sequence_length", "val_tokens",
-        ):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
-        if not self._target > 0:
-            raise ValueError(
-                f"target={self._target} must be a loss above 0, in nats per "
-                "token."
-            )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "
                 f"{entropy:.4f} nats per token: no model can reach it."
-            )
-        if self.sequence_length > self.context_length:
-            raise ValueError(
-                f"sequence_length={self.sequence_length} is longer than the "
-                f"model's context_length={self.context_length}."
             )
         self._train_loader = BatchLoader(
             train, self.batch_size, self.sequence_length, repeat=repeat
@@ -133,12 +119,6 @@ class Objective(BaseObjective):
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
-        rows, rest = divmod(self.val_tokens, self.sequence_length)
-        if rest or rows < 1:
-            raise ValueError(
-                f"val_tokens={self.val_tokens} must be a multiple of "
-                f"sequence_length={self.sequence_length}."
-            )
         available = len(val.arrays[0]) - 1
         if self.val_tokens > available:
             usable = available // self.sequence_length * self.sequence_length
@@ -147,8 +127,10 @@ class Objective(BaseObjective):
                 f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
                 f"holds {available + 1}. Use val_tokens={usable} or less."
             )
+        rows = self.val_tokens // self.sequence_length
         return BatchLoader(val, rows, self.sequence_length)
 
+    @readable
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""

@@ -20,7 +20,8 @@ def toy(bench):
             key: 0.0 for key in found.parameters if "weight_decay" in key
         }
         solver = found.get_instance(**(
-            {"num_steps": 20, "learning_rate": 0.01} | decay | parameters
+            {"num_steps": 20, "warmup_steps": 0, "learning_rate": 0.01}
+            | decay | parameters
         ))
         return Toy(solver, shapes, scale=scale)
 
