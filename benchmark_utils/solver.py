@@ -17,7 +17,9 @@ from tqdm import tqdm
 from benchmark_utils.cache_key import code_hash, installed_version
 from benchmark_utils.device import autocast, synchronize
 from benchmark_utils.optimizers.combined import with_adamw
-from benchmark_utils.optimizers.groups import check_coverage, describe_groups
+from benchmark_utils.optimizers.groups import (
+    check_coverage, check_optimizer, describe_groups
+)
 from benchmark_utils.training.compilation import choose_compile
 from benchmark_utils.training.memory import (
     choose_micro_batch, peak_memory, release_memory
@@ -222,6 +224,7 @@ class TrainingSolver(BaseSolver):
             self._compile(self._model)
         roles = self._model.parameter_roles()
         self._optimizer = self.get_optimizer(roles)
+        check_optimizer(self._optimizer)
         check_coverage(self._optimizer, self._model)
         say_once(f"{self.name}: " + describe_groups(self._optimizer, roles))
         self._scheduler = LambdaLR(self._optimizer, functools.partial(

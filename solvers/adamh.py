@@ -20,6 +20,7 @@ class Solver(TrainingSolver):
         "learning_rate": [0.018],
         "beta1": [0.9],
         "beta2": [0.95],
+        "eps": [1.9e-14],
         # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
         # rate, and trained for this horizon.
         "aux_learning_rate": [3.6e-3],
@@ -34,6 +35,6 @@ class Solver(TrainingSolver):
     def get_optimizer(self, roles):
         optimizer = Hyperball(torch.optim.Adam(
             roles["hidden_matrices"], lr=self.learning_rate,
-            betas=(self.beta1, self.beta2), fused=True,
+            betas=(self.beta1, self.beta2), eps=self.eps, fused=True,
         ))
         return self.with_adamw(optimizer, roles)

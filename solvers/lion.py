@@ -15,7 +15,7 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # Beside AdamW (solvers/adam.py): at 130 M, with this batch and
+        # Beside AdamW (solvers/adamw.py): at 130 M, with this batch and
         # horizon, Wen et al. ("Fantastic Pretraining Optimizers", 2025) found
         # an eighth of its rate, seven times its weight decay and these
         # averages; for GPT-2 of this size, the authors of Sophia (2023) took

@@ -16,7 +16,7 @@ class Solver(TrainingSolver):
     parameters = {
         # Wen et al. ("Fantastic Pretraining Optimizers", 2025), at 130 M with
         # this batch and horizon: these averages, and the rate and weight decay
-        # of AdamW (solvers/adam.py).
+        # of AdamW (solvers/adamw.py).
         "learning_rate": [6e-4],
         "beta1": [0.95],
         "beta2": [0.98],

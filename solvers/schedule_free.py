@@ -18,7 +18,7 @@ class Solver(TrainingSolver):
     parameters = {
         # Semenov et al. ("Benchmarking Optimizers for Large Language Model
         # Pretraining", 2025), at 124 M on FineWeb: these averages, and the
-        # rate and weight decay of AdamW (solvers/adam.py).
+        # rate and weight decay of AdamW (solvers/adamw.py).
         "learning_rate": [6e-4],
         "beta1": [0.9],
         "beta2": [0.9999],

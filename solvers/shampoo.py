@@ -17,6 +17,7 @@ class Solver(TrainingSolver):
         "learning_rate": [1.5e-3],
         "beta1": [0.9],
         "beta2": [0.95],
+        "eps": [1.9e-16],
         "precondition_frequency": [5],
         "weight_decay": [0.2],
         # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
@@ -34,6 +35,6 @@ class Solver(TrainingSolver):
         optimizer = Shampoo(
             roles["hidden_matrices"], lr=self.learning_rate,
             betas=(self.beta1, self.beta2), weight_decay=self.weight_decay,
-            precondition_frequency=self.precondition_frequency,
+            precondition_frequency=self.precondition_frequency, eps=self.eps,
         )
         return self.with_adamw(optimizer, roles)

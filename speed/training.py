@@ -110,7 +110,7 @@ def set_up(variant, shape, rows):
         dtype=next(word for word in variant.split() if "float" in word),
         compile="compiled" in variant,
     )
-    Solver, = bench.check_solver_patterns(["Adam"], class_only=True)
+    Solver, = bench.check_solver_patterns(["AdamW"], class_only=True)
     solver = Solver.get_instance(num_steps=10_000)
     solver.get_seed = objective.get_seed = lambda **_: 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,7 @@
 """Parameter groups of an optimizer: built, checked and described."""
+import inspect
+
+import torch
 
 
 def decay_groups(roles, weight_decay):
@@ -21,6 +24,29 @@ def decay_groups(roles, weight_decay):
         {"params": roles["gains_and_biases"], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def check_optimizer(optimizer):
+    """Raise ``TypeError`` unless this is an optimizer whose ``step`` is called
+    without an argument: gradients are there when it is."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "get_optimizer must return a torch.optim.Optimizer, not "
+            f"{type(optimizer).__name__}."
+        )
+    needed = [
+        name for name, parameter in
+        inspect.signature(optimizer.step).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (
+            parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise TypeError(
+            f"{type(optimizer).__name__}.step needs {', '.join(needed)}: it "
+            "must do without. Every method gets one forward-backward pass per "
+            "step; the gradients are computed before step() is called."
+        )
 
 
 def check_coverage(optimizer, model):
