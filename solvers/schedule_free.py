@@ -29,9 +29,7 @@ class Solver(TrainingSolver):
     }
 
     def get_optimizer(self, roles):
-        optimizer = AdamWScheduleFree(
+        return AdamWScheduleFree(
             decay_groups(roles, self.weight_decay), lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
         )
-        optimizer.train()
-        return optimizer

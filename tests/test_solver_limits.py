@@ -197,7 +197,7 @@ def test_a_hyperball_needs_weights_to_start_from(toy):
 
 
 def test_schedule_free_evaluates_the_average(toy):
-    """Its ``eval()`` shows x; training goes on from y as if it had not."""
+    """Evaluation shows x; training goes on from y as if it had not."""
     free = toy("Schedule-free AdamW").run(4)
     trained = free.weights()
     free.optimizer.eval()

@@ -8,7 +8,6 @@ import ast
 import io
 import subprocess
 import sys
-import tokenize
 import warnings
 from pathlib import Path
 
@@ -339,21 +338,18 @@ def test_survives_a_gradient_of_a_million_times_the_size(make):
 
 def test_trains(solver_class, bench):
     """Every parameter moves, and the loss of the same tokens falls."""
-    objective, solver = set_up(solver_class, bench)
+    objective, trainer = set_up(solver_class, bench)
     weights, losses = [], []
-
-    def callback():
-        if solver._step in (0, 20):
-            result = solver.get_result()
-            weights.append([
-                p.detach().clone() for p in solver._model.parameters()
-            ])
-            losses.append(objective.evaluate_result(**result)["value"])
-        return True
-
-    names = [name for name, _ in solver._model.named_parameters()]
-    solver.run(callback)
-    solver._release()
+    for step in (0, 20):
+        trainer.train(step)
+        row = objective.evaluate_result(trainer.evaluated, {
+            "step": step, "train_loss": 0.0,
+        })
+        losses.append(row["value"])
+        weights.append([
+            p.detach().clone() for p in trainer.model.parameters()
+        ])
+    names = [name for name, _ in trainer.model.named_parameters()]
     unmoved = [
         name for name, *pair in zip(names, *weights) if torch.equal(*pair)
     ]
@@ -366,17 +362,15 @@ def test_evaluations_leave_no_trace_in_training(solver_class, bench):
     after each step or never."""
     weights, losses = [], []
     for is_evaluated in (False, True):
-        objective, solver = set_up(solver_class, bench)
-
-        def callback():
+        objective, trainer = set_up(solver_class, bench)
+        for step in range(21):
+            trainer.train(step)
             if is_evaluated:
-                row = objective.evaluate_result(**solver.get_result())
+                row = objective.evaluate_result(trainer.evaluated, {
+                    "step": step, "train_loss": 0.0,
+                })
                 losses.append(row["value"])
-            return True
-
-        solver.run(callback)
-        weights.append([p.detach() for p in solver._model.parameters()])
-        solver._release()
+        weights.append([p.detach() for p in trainer.model.parameters()])
     assert len(set(losses)) == 21
     assert distance(*weights) == 0
 

@@ -28,7 +28,6 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
     Returns
     -------
     optimizer : torch.optim.Optimizer
-        In training mode, where it has modes.
 
     Raises
     ------
@@ -46,10 +45,7 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
         for part, use_muon in [(empty | matrices, True), (rest, False)]
         for group in decay_groups(part, weight_decay)
     ]
-    optimizer = optimizer_class(groups, lr=learning_rate, **options)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    return optimizer
+    return optimizer_class(groups, lr=learning_rate, **options)
 
 
 def find_optimizer(name):

@@ -27,25 +27,25 @@ def decay_groups(roles, weight_decay):
 
 
 def check_optimizer(optimizer):
-    """Raise ``TypeError`` unless this is an optimizer whose ``step`` is called
-    without an argument: gradients are there when it is."""
+    """Raise ``ValueError`` unless it is an optimizer that can take a step with
+    the gradients that are there."""
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            "get_optimizer must return a torch.optim.Optimizer, not "
-            f"{type(optimizer).__name__}."
+        raise ValueError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer, which "
+            "get_optimizer must return."
         )
-    needed = [
-        name for name, parameter in
-        inspect.signature(optimizer.step).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (
+    required = [
+        name for name, parameter in inspect.signature(
+            optimizer.step).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    if needed:
-        raise TypeError(
-            f"{type(optimizer).__name__}.step needs {', '.join(needed)}: it "
-            "must do without. Every method gets one forward-backward pass per "
-            "step; the gradients are computed before step() is called."
+    if required:
+        raise ValueError(
+            f"{type(optimizer).__name__}.step asks for {', '.join(required)}."
+            " It is called without arguments, after the one forward-backward "
+            "pass that every method gets per step: the gradients are in the "
+            "parameters."
         )
 
 

@@ -45,6 +45,8 @@ class Toy:
         self.solver = solver
         self.optimizer = solver.get_optimizer(self.roles)
         check_optimizer(self.optimizer)
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def weights(self):
