@@ -15,12 +15,14 @@ class Solver(TrainingSolver):
     name = "AdamW"
 
     parameters = {
+        # All settings but the horizon: llm.c's run of its GPT-2 124M on
+        # FineWeb (one seed).
         "learning_rate": [6e-4],
         "beta1": [0.9],
         "beta2": [0.95],
         "eps": [1e-8],
         "weight_decay": [0.1],
-        # All that 103 FineWeb shards hold; the public run took 19,560 steps.
+        # All steps that 103 FineWeb shards hold; llm.c's run took 19,560.
         "num_steps, warmup_steps": [(19485, 700)],
         "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],

@@ -27,6 +27,7 @@ from solver_suite.toy import (
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.optimizers.groups import check_coverage
 from conftest import ROOT
+from tuning.tune import parameter_names
 
 # The other name of AdamW is no solver of its own.
 SOLVER_FILES = sorted(
@@ -92,14 +93,6 @@ def make(solver_class):
         ))
 
     return make
-
-
-def parameter_names(solver_class):
-    """Names of the parameters; benchopt has coupled ones as "a, b"."""
-    return [
-        name.strip() for names in solver_class.parameters
-        for name in names.split(",")
-    ]
 
 
 def own_parameters(solver_class):
