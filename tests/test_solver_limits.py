@@ -6,6 +6,8 @@ import torch
 from solver_suite.references import REFERENCES, polar
 from solver_suite.toy import FACTORS, SHAPES, Toy, distance
 
+from benchmark_utils.optimizers.shampoo import inverse_fourth_roots
+
 SQUARE = SHAPES | {"hidden_matrices": [(8, 8)]}
 
 
@@ -196,6 +198,41 @@ def test_a_hyperball_needs_weights_to_start_from(toy):
         ball.solver.get_optimizer(ball.roles)
 
 
+def test_a_hyperball_keeps_its_rate_when_a_step_fails(toy):
+    """The optimizer that it holds steps at another rate, which is undone."""
+    ball = toy("AdamH")
+    for p in ball.parameters:
+        p.grad = torch.ones_like(p)
+    hidden, _ = ball.optimizer.optimizers
+    hidden.base.step = None
+    with pytest.raises(TypeError):
+        ball.optimizer.step()
+    assert hidden.param_groups[0]["lr"] == 0.01
+
+
+def test_roots_of_matrices_together_are_those_of_each():
+    """To the bit; one that isn't finite keeps the root it has, and doesn't
+    touch the others'."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = [
+        a @ a.T for a in torch.randn(3, 6, 6, generator=generator)
+    ]
+    matrices[1][2, 2] = torch.inf
+    alone = [torch.eye(6) for _ in matrices]
+    for matrix, out in zip(matrices, alone):
+        inverse_fourth_roots([matrix], [out])
+    together = [torch.eye(6) for _ in matrices]
+    inverse_fourth_roots(matrices, together)
+    assert distance(together, alone) == 0
+    assert torch.equal(together[1], torch.eye(6))
+    for i in (0, 2):
+        fourth = torch.linalg.matrix_power(together[i].double(), 4)
+        torch.testing.assert_close(
+            fourth @ matrices[i].double(), torch.eye(6).double(),
+            rtol=0, atol=0.02,
+        )
+
+
 def test_schedule_free_evaluates_the_average(toy):
     """Evaluation shows x; training goes on from y as if it had not."""
     free = toy("Schedule-free AdamW").run(4)
@@ -213,6 +250,31 @@ def test_schedule_free_evaluates_the_average(toy):
     assert distance(evaluated, expected) < 1e-9
     assert distance(free.weights(), trained) < 1e-12
     assert distance(evaluated, trained) > 1e-3
+
+
+def test_adopt_by_name_differs_from_its_paper_as_documented(toy):
+    """It clips at the fourth root of the step's number, the first gradient
+    counted, and decays the weights at the first gradient."""
+    adopt = toy("pytorch-optimizer", optimizer="adopt", weight_decay=0.1,
+                options={"betas": (0.9, 0.99)}).run(6)
+    expected = []
+    for role, w, gradients in zip(
+        [role for role in SHAPES for _ in SHAPES[role]], adopt.initial,
+        zip(*(adopt.gradients(t) for t in range(6))),
+    ):
+        decay = 0.0 if role == "gains_and_biases" else 0.1
+        v, m = gradients[0] ** 2, torch.zeros_like(w)
+        w = w * (1 - 0.01 * FACTORS[0] * decay)
+        for t in range(1, 6):
+            # The paper's limit is t ** 0.25.
+            limit = (t + 1) ** 0.25
+            step = gradients[t] / v.sqrt().clamp(min=1e-6)
+            m = 0.9 * m + 0.1 * step.clamp(-limit, limit)
+            w = w - 0.01 * FACTORS[t] * (m + decay * w)
+            v = 0.99 * v + 0.01 * gradients[t] ** 2
+        expected.append(w)
+    moved = distance(adopt.weights(), adopt.initial)
+    assert distance(adopt.weights(), expected) < 1e-7 * moved
 
 
 @pytest.mark.parametrize("parameters, message", [

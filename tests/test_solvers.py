@@ -19,6 +19,7 @@ from solver_suite.golden import (
     agree, read_golden_losses, set_up, train_losses, where_losses_are_exact,
     write_golden_losses
 )
+from solver_suite.options import lines_of_code
 from solver_suite.references import PERTURBATIONS, REFERENCES, TOLERANCES
 from solver_suite.toy import (
     FACTORS, SHAPES, Toy, distance, relative_error
@@ -419,11 +420,23 @@ def test_a_diverging_run_keeps_its_rows_and_the_next_is_untouched(
 
 # ------------------------------------------------------- the field as a whole
 
-def test_golden_losses_are_those_of_the_field(request, bench):
-    if request.config.getoption("write_golden_losses"):
-        write_golden_losses(bench, SOLVER_FILES)
-    stems = {file.stem for file in SOLVER_FILES}
-    assert set().union(*read_golden_losses().values()) == stems
+def test_files_of_the_field_are_short():
+    for file in SOLVER_FILES:
+        assert lines_of_code(file.read_text()) <= 40, file
+
+
+def test_adam_is_another_name_of_adamw(bench):
+    """It is one solver, and runs once where all run."""
+    classes = {one.name: one for one in bench.get_solvers()}
+    adam, adamw = classes["Adam"], classes["AdamW"]
+    assert adam.parameters == {"selected": ["all"]} | adamw.parameters
+    (_, by_name), = bench.check_solver_patterns(["Adam"])
+    solver = adam.get_instance(selected=by_name["selected"][0], num_steps=4)
+    assert type(solver) is adamw
+    assert str(solver) == str(adamw.get_instance(num_steps=4))
+    among_all = dict(bench.check_solver_patterns(["all"]))[adam]
+    solver = adam.get_instance(selected=among_all["selected"][0])
+    assert solver.skip() == (True, "the former name of AdamW, which runs")
 
 
 def test_packages_of_solvers_are_those_that_the_project_installs():
