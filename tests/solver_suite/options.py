@@ -30,6 +30,13 @@ def pytest_configure(config):
     )
 
 
+def pytest_ignore_collect(collection_path, config):
+    """With a solver, only the suite is imported."""
+    name = collection_path.name
+    if config.getoption("solver") and name.startswith("test_"):
+        return name != SUITE or None
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("solver"):
         chosen = [
