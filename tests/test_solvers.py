@@ -53,6 +53,8 @@ EXCEPTIONS = {
         "the gradient is taken nearer to the average at each step",
     ("schedule_free", "the_learning_rate_parameter_is_the_peak"):
         "the weights of the average depend on the peak so far",
+    ("soap", "float32_follows_float64"):
+        "rounding chooses the basis of the first gradient's null space",
     ("sgd", "weight_decay_is_the_stated_one"):
         "its weight decay goes through the momentum",
 }
@@ -166,6 +168,21 @@ def test_first_steps_equal_the_paper(
     )
     tolerance = stated("tolerance", TOLERANCES, solver_class, solver_file)
     assert error < (tolerance or 1e-7)
+
+
+def test_float32_follows_float64(make, solver_file):
+    """Nothing overflows or is lost: not the squares of the smallest gradients,
+    and no epsilon."""
+    if solver_file not in SOLVER_FILES:
+        pytest.skip("rounding may decide a step of yours")
+    for size in SIZES:
+        exact = Toy(make(), scale=size).run(6)
+        rounded = Toy(make(), scale=size, dtype=torch.float32).run(6)
+        errors = relative_error(
+            [w.double() for w in rounded.weights()], exact.weights(),
+            exact.initial,
+        )
+        assert max(errors) < 0.01
 
 
 def test_every_hyper_parameter_matters(make, solver_class, solver_file):
