@@ -16,7 +16,7 @@ import pytest
 import torch
 from benchopt.results import read_results
 from solver_suite.golden import (
-    agree, read_golden_losses, set_up, train_losses, where_losses_are_exact,
+    agree, processor_and_versions, read_golden_losses, set_up, train_losses,
     write_golden_losses
 )
 from solver_suite.options import lines_of_code
@@ -397,8 +397,8 @@ def test_losses_are_the_recorded_ones(solver_class, solver_file, bench):
     if solver_file not in SOLVER_FILES or not recorded:
         pytest.skip("no losses are recorded for this file")
     losses = train_losses(solver_class, bench)
-    if where_losses_are_exact() in recorded:
-        assert losses == recorded[where_losses_are_exact()]
+    if processor_and_versions() in recorded:
+        assert losses == recorded[processor_and_versions()]
     else:
         assert all(agree(losses, others) for others in recorded.values())
 
@@ -454,6 +454,13 @@ def test_adam_is_another_name_of_adamw(bench):
     among_all = dict(bench.check_solver_patterns(["all"]))[adam]
     solver = adam.get_instance(selected=among_all["selected"][0])
     assert solver.skip() == (True, "the former name of AdamW, which runs")
+
+
+def test_golden_losses_are_those_of_the_field(request, bench):
+    if request.config.getoption("write_golden_losses"):
+        write_golden_losses(bench, SOLVER_FILES)
+    stems = {file.stem for file in SOLVER_FILES}
+    assert set().union(*read_golden_losses().values()) == stems
 
 
 def test_packages_of_solvers_are_those_that_the_project_installs():
