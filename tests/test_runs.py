@@ -2,6 +2,7 @@
 leaves a trace in another."""
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,49 @@ def test_a_run_stops_at_the_target(run):
         128 * last.steps_to_target
     )
     assert before.time < last.seconds_to_target < last.time
+
+
+def test_a_run_can_go_on_below_the_target(run):
+    """The numbers to the target are the same, to the last digit."""
+    solver = {"AdamW": {"num_steps": 120}}
+    objective = {"target": 4.8, "eval_every": 10}
+    stopped = run(solver, objective)
+    whole = run(solver, objective | {"stop_at_target": False})
+    assert stopped.step.iloc[-1] < 120 and whole.step.iloc[-1] == 120
+    assert (whole.stop_reason == "horizon").all()
+    assert whole.target_reached.iloc[-1] == 1
+    for column in ("steps_to_target", "tokens_to_target"):
+        assert whole[column].iloc[0] == stopped[column].iloc[0] < 16_000
+    rows = len(stopped)
+    assert np.array_equal(measured(stopped), measured(whole)[:rows])
+
+
+def test_weights_can_be_kept_and_started_from(run, tmp_path):
+    """What one run kept, another evaluates to the same loss; and its own
+    initialisation is not used."""
+    kept = run({"AdamW": {"num_steps": 10}}, {"save_weights": True})
+    path, = set(kept.weights)
+    assert Path(path).is_relative_to(tmp_path)
+    assert Path(path).name == "weights.safetensors"
+    assert not [p for p in tmp_path.rglob("tmp*") if p.is_file()]
+    # benchopt reads no path with "=" in it.
+    copy = shutil.copy(path, tmp_path / "weights.safetensors")
+    frame = run(
+        {"SGD": {"num_steps": 5}},
+        {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert frame.step.tolist() == [0]
+    assert frame.value.iloc[0] == kept.value.iloc[-1]
+
+
+def test_averaged_weights_are_the_ones_kept(run, tmp_path):
+    solver = {"schedule-free adamw": {"num_steps": 10}}
+    kept = run(solver, {"save_weights": True})
+    copy = shutil.copy(kept.weights.iloc[0], tmp_path / "weights")
+    again = run(
+        {"SGD": {}}, {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert again.value.iloc[0] == kept.value.iloc[-1]
 
 
 def test_a_run_trains_its_whole_horizon_otherwise(run):
