@@ -75,7 +75,7 @@ def run(tmp_path):
     dataset are parameters that differ from the tiny ones.
     """
     def run(solvers=None, objective=None, dataset=None, path=ROOT, **options):
-        solvers = {"Adam": {}} if solvers is None else solvers
+        solvers = {"AdamW": {}} if solvers is None else solvers
         options = dict(
             max_runs=10_000, plot_result=False, no_cache=True,
             output_file=str(tmp_path / "results.parquet"),

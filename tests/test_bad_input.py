@@ -23,7 +23,7 @@ def refused(bench, monkeypatch):
     """Set a whole run up and return the error; training would be one too."""
     Objective = bench.get_benchmark_objective()
     Dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
-    Solver, = bench.check_solver_patterns(["Adam"], class_only=True)
+    Solver, = bench.check_solver_patterns(["AdamW"], class_only=True)
 
     def no_training(*_):
         raise AssertionError("a step was trained")
@@ -171,7 +171,7 @@ def test_several_processes(refused, monkeypatch, variable):
 
 
 def test_data_can_be_repeated_on_purpose(run):
-    frame = run({"Adam": {"num_steps": 40}},
+    frame = run({"AdamW": {"num_steps": 40}},
                 {"eval_every": 20}, {"train_tokens": 2_000, "repeat": True})
     assert frame.step.iloc[-1] == 40
 
