@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from benchmark_utils.errors import open_notes, print_notes
 from benchmark_utils.places import in_slurm_job, meet, take_place
 from benchmark_utils.training import ranks
 from benchmark_utils.training.ranks import RankLost
@@ -208,6 +209,7 @@ def follow(rank, size, port):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
+    open_notes()
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     take_place(rank, size, store)
     dataset, objective, solver, context, warm_up = pickle.load(
@@ -224,12 +226,11 @@ def follow(rank, size, port):
             solver.warm_up()
         solver.pre_run_hook(None)
         solver.run(functools.partial(_evaluate_if_due, objective, solver))
-    except RankLost:
-        os._exit(LET_DOWN)
     except BaseException as error:
-        # Without Python's tidying up, which can take a while.
         print(traceback_of(error), file=sys.stderr, flush=True)
-        os._exit(1)
+        print_notes()
+        # Without Python's tidying up, which can take a while.
+        os._exit(LET_DOWN if isinstance(error, RankLost) else 1)
 
 
 def _evaluate_if_due(objective, solver):

@@ -99,11 +99,6 @@ def choose_world(num_devices, device, batch_size):
     if num_devices == "auto":
         size = max(n for n in range(1, found + 1) if batch_size % n == 0)
         return World(0, size), f"{found} found"
-    if type(num_devices) is not int or num_devices < 1:
-        raise ValueError(
-            f"num_devices={num_devices!r} must be a whole number above 0, or "
-            "auto."
-        )
     if count and num_devices > found:
         raise ValueError(
             f"num_devices={num_devices} is more than the {found} of device "

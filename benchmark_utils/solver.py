@@ -7,21 +7,24 @@ import contextlib
 import functools
 
 from benchopt import BaseSolver
-from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
+from benchmark_utils.errors import noted
 from benchmark_utils.followers import together
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.progress import Progress
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
+from benchmark_utils.training.movement import weight_sums
 from benchmark_utils.training.ranks import ALONE
 from benchmark_utils.training.schedules import (
-    check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
+    choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
 from benchmark_utils.training.sharing import SharedUpdates
@@ -33,7 +36,7 @@ from benchmark_utils.training.trainer import Trainer, seed_generators
 _holder = None
 
 
-class TrainingSolver(Keyed, BaseSolver):
+class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
@@ -45,6 +48,9 @@ class TrainingSolver(Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
+    required_parameters = (
+        "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
+    )
     # "orthogonalisation" or "eigenbasis", where the update of each hidden
     # matrix is that and depends on no other: ranks share it (sharing.py).
     shared_work = None
@@ -56,7 +62,7 @@ class TrainingSolver(Keyed, BaseSolver):
     # benchopt's own tests ask a solver that has no problem yet for its next
     # evaluation.
     evaluations = ()
-    trainer = gathering = None
+    trainer = progress = gathering = None
     world = ALONE
 
     def get_optimizer(self, roles):
@@ -89,9 +95,10 @@ class TrainingSolver(Keyed, BaseSolver):
             weight_decay=self.aux_weight_decay,
         )
 
+    @noted
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, compile, machine, checkpoint_every=0,
-                      resume=False, world=ALONE):
+                      resume=False, log_path=None, world=ALONE):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -108,6 +115,8 @@ class TrainingSolver(Keyed, BaseSolver):
         checkpoint_every : int, "auto" or str
         resume : bool
             See ``benchmark_utils.resume.Resumable``.
+        log_path : Path or None
+            See ``benchmark_utils.progress.Progress``.
         world : World
             The ranks that share the training: not connected yet.
 
@@ -116,9 +125,6 @@ class TrainingSolver(Keyed, BaseSolver):
         ValueError
             Naming the parameter, before anything is computed.
         """
-        check_schedule(
-            self.num_steps, self.warmup_steps, self.schedule, self.cooldown
-        )
         rows = train_loader.rank_batch_size
         choose_micro_batch(rows, rows, micro_batch_size)
         # A forward pass is a third of a training step's work.
@@ -134,6 +140,7 @@ class TrainingSolver(Keyed, BaseSolver):
         self._compile_option = compile
         self.machine, self.world = machine, world
         self._checkpoint_every, self._resume = checkpoint_every, resume
+        self._log_path = log_path
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(machine.describe())
@@ -150,6 +157,7 @@ class TrainingSolver(Keyed, BaseSolver):
         later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
+    @noted
     @together
     def warm_up(self):
         """Train throw-away weights, so that what the first steps of a process
@@ -158,6 +166,7 @@ class TrainingSolver(Keyed, BaseSolver):
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
+    @noted
     @together
     def pre_run_hook(self, callback):
         self.start()
@@ -170,16 +179,14 @@ class TrainingSolver(Keyed, BaseSolver):
             self, callback, self._checkpoint_every, self._resume
         )
 
+    @noted
     @together
     def run(self, callback):
         trainer = self.trainer
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
-            tqdm(
-                total=self.num_steps, initial=trainer.step, desc=self.name,
-                unit="step", leave=False, disable=None, mininterval=1.0,
-            ) as progress,
+            Progress(self, self._log_path) as self.progress,
         ):
             while True:
                 self._resumable.before_callback()
@@ -191,7 +198,7 @@ class TrainingSolver(Keyed, BaseSolver):
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
-                progress.update()
+                self.progress.step()
         self._resumable.finish()
         self.gathering.part()
         self.gathering = None
@@ -213,6 +220,9 @@ class TrainingSolver(Keyed, BaseSolver):
                 # model on the first batch.
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
+                weights_moved=int(
+                    not weight_sums(trainer.model).equal(self._first_sums)
+                ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
                 peak_memory_mib=self.world.maximum(
@@ -257,6 +267,7 @@ class TrainingSolver(Keyed, BaseSolver):
             world=self.world, shared_updates=SharedUpdates(
                 self.world, roles["hidden_matrices"], self.shared_work),
         )
+        self._first_sums = weight_sums(model)
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
             f"of {micro_batch_size} x {length}"

@@ -81,7 +81,7 @@ def weights_hash(trainer):
 
 def opinions(world, bench, size):
     """What ranks agree on where each sees something else."""
-    _, solver = set_up(bench, "adam", "auto", size)
+    _, solver = set_up(bench, "adamw", "auto", size)
     solver.world = world
     with mock.patch(
         "benchmark_utils.solver.max_micro_batch", lambda *_: 1 + world.rank

@@ -30,7 +30,11 @@ from rank_worker import NUM_STEPS, set_up, train, weights_hash
 
 TESTS = Path(__file__).parent
 FAULTY = TESTS / "faulty_solver" / "faulty.py"
-SOLVERS = sorted(file.stem for file in (ROOT / "solvers").glob("*.py"))
+SOLVERS = sorted(
+    file.stem for file in (ROOT / "solvers").glob("*.py")
+    # Another name of AdamW.
+    if file.stem != "adam"
+)
 ORTHOGONAL = {"muon", "muonh", "normuon", "scion"}
 SHARED = ORTHOGONAL | {"shampoo", "soap"}
 # How far rounding in the order of a sum takes the losses of 30 steps, where
@@ -107,7 +111,7 @@ def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
 def two_ranks(tmp_path_factory):
     """What two ranks saw, and the folder where their checkpoints are."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    return launch(folder, 2, 2, ["adam", "muon"]), folder
+    return launch(folder, 2, 2, ["adamw", "muon"]), folder
 
 
 def test_two_ranks_are_one_to_the_bit(bench, two_ranks):
@@ -119,14 +123,14 @@ def test_two_ranks_are_one_to_the_bit(bench, two_ranks):
 
 def test_ranks_agree_on_what_each_sees_differently(two_ranks):
     seen, _ = two_ranks
-    for rank in seen["adam"]:
+    for rank in seen["adamw"]:
         assert rank["opinions"] == {
             "micro_batch_size": 1, "maximum": 1, "mean": 0.5,
             "agreed": [False, True], "from_rank_0": 0,
         }
 
 
-@pytest.mark.parametrize("stem", ["adam", "muon"])
+@pytest.mark.parametrize("stem", ["adamw", "muon"])
 def test_one_rank_goes_on_where_two_were(bench, two_ranks, stem):
     """A checkpoint has the state of every matrix, whoever owned it."""
     seen, folder = two_ranks
@@ -182,7 +186,7 @@ def faulty(**parameters):
     return selector(str(FAULTY), parameters)
 
 
-ADAM = selector("Adam", TINY_SOLVER)
+ADAM = selector("AdamW", TINY_SOLVER)
 
 
 @contextlib.contextmanager
@@ -234,7 +238,7 @@ def test_a_run_on_two_devices_is_the_run_on_one(
     options = dict(objective={"num_devices": "[1,2]"}, no_cache=False)
     monkeypatch.setenv("BENCHOPT_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
-    frame = run({"Adam": {}, "Muon": {"momentum": 0.9}}, **options)
+    frame = run({"AdamW": {}, "Muon": {"momentum": 0.9}}, **options)
     assert torch.get_num_threads() == threads
     one = frame[frame.p_obj_num_devices == 1]
     two = frame[frame.p_obj_num_devices == 2]
@@ -248,7 +252,7 @@ def test_a_run_on_two_devices_is_the_run_on_one(
     capsys.readouterr()
     # Nothing could be started.
     monkeypatch.setattr(followers, "Gathering", None)
-    again = run({"Adam": {}, "Muon": {"momentum": 0.9}}, **options)
+    again = run({"AdamW": {}, "Muon": {"momentum": 0.9}}, **options)
     assert capsys.readouterr().out.count("cached") == 4
     assert (again.time == frame.time).all()
 
@@ -266,7 +270,7 @@ def test_each_fault_ends_its_own_run_alone(tmp_path):
     assert "Rank 1 was killed by SIGKILL" in output
     assert "MemoryError: out of memory, says rank 0" in output
     frame = read_results(tmp_path / "out.parquet")
-    assert frame.solver_name.str.startswith("Adam").all()
+    assert frame.solver_name.str.startswith("AdamW").all()
     assert (frame.objective_world_size == 2).all()
 
 
@@ -293,7 +297,7 @@ def test_an_interrupt_ends_all(tmp_path):
         output, _ = process.communicate(timeout=30)
         assert process.returncode
         assert wait_for_end(processes) < 5
-        assert "Adam: AdamW on" not in output
+        assert "AdamW: AdamW on" not in output
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -336,7 +340,7 @@ def test_torchrun_ends_at_once(tmp_path):
     )
     assert process.returncode != 0
     assert process.stdout.count("torchrun started 2 processes") == 1
-    assert "Adam: AdamW on" not in process.stdout
+    assert "AdamW: AdamW on" not in process.stdout
 
 
 @pytest.fixture
@@ -375,7 +379,7 @@ def run_on_slurm(slurm, solvers, **changes):
 def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
     output, logs = run_on_slurm(slurm, [ADAM])
     frame = read_results(slurm / "out.parquet")
-    here = run({"Adam": {}}, {"num_devices": 2})
+    here = run({"AdamW": {}}, {"num_devices": 2})
     assert (frame.objective_world_size == 2).all(), output
     assert frame.objective_value.tolist() == here.value.tolist()
     assert frame.objective_stop_reason.tolist() == here.stop_reason.tolist()
@@ -393,7 +397,7 @@ def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
 def test_a_slurm_task_that_fails_ends_its_run_alone(slurm):
     output, logs = run_on_slurm(slurm, [faulty(fault="raise", rank=1), ADAM])
     frame = read_results(slurm / "out.parquet")
-    assert frame.solver_name.str.startswith("Adam").all(), output
+    assert frame.solver_name.str.startswith("AdamW").all(), output
     errors = (slurm / "clone" / "benchopt_run").glob("*_0_0_log.err")
     assert "out of memory, says rank 1" in next(errors).read_text()
 
