@@ -10,12 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import product_dtype
+from benchmark_utils.device import KINDS, product_dtype
 
-# Rows of logits at a time. On a CPU, matrix products of this size are at full
-# speed. On CUDA each chunk reads and writes the weight's gradient, 154 MB for
-# GPT-2's vocabulary, and is compiled anew: fewer, of 0.8 GB in float32.
-CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
 # With gradients, the logits get columns that are no tokens, of probability
 # zero, up to a multiple of this: the two products of the backward pass take up
 # to a third longer with GPT-2's 50,257.
@@ -58,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 low_weight, (0, 0, 0, -vocab_size % COLUMN_MULTIPLE)
             )
         with torch.autocast(hidden.device.type, enabled=False):
-            chunk_rows = CHUNK_ROWS[hidden.device.type]
+            chunk_rows = KINDS[hidden.device.type].chunk_rows
             for start in range(0, len(hidden), chunk_rows):
                 rows = slice(start, start + chunk_rows)
                 logits = hidden[rows] @ low_weight.T
