@@ -230,7 +230,7 @@ class _Mirror:
                     timeout=constants.HF_HUB_ETAG_TIMEOUT,
                 ),
                 # Whoever has the files doesn't wait for a Hub in trouble.
-                waits=RETRY_WAITS if self.missing() else (),
+                is_patient=bool(self.missing()),
             )
         except RevisionNotFoundError:
             raise ValueError(
@@ -271,13 +271,13 @@ def _turn(path):
         lock.release()
 
 
-def _ask(what, request, waits=RETRY_WAITS):
+def _ask(what, request, is_patient=True):
     """The Hub's answer to a request, repeated after what may pass.
 
     Raises ``RevisionNotFoundError`` as it is, ``HubUnavailable``, and OSError
     for a refusal by the Hub or a disk that can't be written.
     """
-    for wait in (*waits, None):
+    for wait in (*(RETRY_WAITS if is_patient else ()), None):
         try:
             return request()
         except RevisionNotFoundError:
