@@ -77,18 +77,23 @@ class Objective(BaseObjective):
         "dataset": {"name": "Simulated"},
     }
 
-    def set_data(self, train, val, target, entropy, repeat):
+    def set_data(self, train, val, target, entropy, repeat,
+                 bytes_per_token=None):
         """Check the problem as a whole, before anything is computed.
 
         Parameters
         ----------
         train, val : TokenShards
-        target : float
-            The loss to reach on this data, in nats per token.
+        target : float or None
+            The loss to reach on this data, in nats per token. None if the
+            data set has none of its own.
         entropy : float or None
             What no model can be better than, where it is known.
         repeat : bool
             Whether training may read the data again.
+        bytes_per_token : float or None
+            Mean over the validation tokens of the bytes of text that a token
+            stands for, where it is known.
         """
         for name in (
             "n_layer", "n_head", "n_embd", "context_length", "batch_size",
@@ -98,6 +103,11 @@ class Objective(BaseObjective):
             if type(value) is not int:
                 raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
+        if self._target is None:
+            raise ValueError(
+                "These data have no target of their own: give one, in nats "
+                'per token, such as -o "nanoGPT[target=3.5]".'
+            )
         if not self._target > 0:
             raise ValueError(
                 f"target={self._target} must be a loss above 0, in nats per "

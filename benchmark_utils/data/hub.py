@@ -68,19 +68,20 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
     ValueError
         If the repository has no such revision or file.
     OSError
-        If files are missing or wrong and can't be fetched: no network
-        (``HubUnavailable``), a refusal by the Hub, wrong content again and
-        again, not enough disk space, a folder that can't be written.
+        If files can't be fetched: no network or wrong content again and again
+        (``HubUnavailable``), a refusal by the Hub, a full disk, a folder that
+        can't be written.
     """
     mirror = _Mirror(repo_id, filenames, folder, revision)
     try:
         mirror.complete()
     except HubUnavailable as error:
-        if mirror.record or mirror.missing():
+        missing = mirror.missing()
+        if mirror.record or missing:
+            names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
             raise HubUnavailable(
-                f"{error} Of {len(filenames)} file(s), "
-                f"{len(mirror.missing())} are missing in {mirror.folder}: "
-                f"{', '.join(mirror.missing()[:3])}... Where the Hub can be "
+                f"{error} {mirror.folder} lacks {len(missing)} of "
+                f"{len(filenames)} file(s) ({names}). Where the Hub can be "
                 f"reached, fetch {mirror.url('')}<file>, and put the files "
                 "there under their names."
             ) from None
@@ -104,17 +105,16 @@ def shard_versions(repo_id, filenames, folder, revision="main"):
     """
     mirror = _Mirror(repo_id, filenames, folder, revision)
 
-    def version(name):
-        try:
-            info = (mirror.folder / name).stat()
-        except OSError:
+    def version(path):
+        if not path.exists():
             return None
+        info = path.stat()
         if mirror.record is None:
             return info.st_size, info.st_mtime_ns
-        file = mirror.record["files"].get(name, {"size": None})
+        file = mirror.record["files"].get(path.name, {"size": None})
         return file["sha256"] if file["size"] == info.st_size else None
 
-    return [version(name) for name in filenames]
+    return [version(mirror.folder / name) for name in filenames]
 
 
 class _Mirror:
@@ -123,7 +123,7 @@ class _Mirror:
     def __init__(self, repo_id, names, folder, revision):
         self.repo_id, self.names, self.revision = repo_id, names, revision
         self.folder = Path(folder)
-        self.notes = self.folder / ".hub"
+        self.notes = stamps.notes_of(self.folder)
         self.record_path = self.notes / (
             f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
         )
@@ -143,21 +143,23 @@ class _Mirror:
             self.notes.mkdir(parents=True, exist_ok=True)
         with _turn(self.notes / "lock") as has_locks:
             # Another process may have done it all while this one waited.
-            if stored := stamps.read_record(self.record_path):
-                self.record = stored
-            else:
-                stamps.write_record(self.record_path, self.record)
+            self.record = (
+                stamps.read_record(self.record_path)
+                or stamps.write_record(self.record_path, self.record)
+            )
             for name in self._unverified():
                 if os.path.lexists(self.folder / name):
-                    self._check(self.folder / name)
+                    self._check(name)
             if missing := self.missing():
                 self.notes.mkdir(parents=True, exist_ok=True)
                 self._remove_abandoned()
                 self._fetch_all(missing, has_locks)
 
-    def _check(self, path):
+    def _check(self, name):
+        """Keep a file that is right, or put it aside."""
+        path = self.folder / name
         print(f"Verifying {path}")
-        if problem := self._verify(path, path.name):
+        if problem := stamps.verify(path, path, **self.record["files"][name]):
             aside = f"{path}.rejected-{secrets.token_hex(2)}"
             print(f"{path} has {problem}. It is kept as {aside}")
             path.rename(aside)
@@ -166,8 +168,8 @@ class _Mirror:
         sizes = [self.record["files"][name]["size"] for name in names]
         need = f"{len(names)} file(s), {sum(sizes):,} bytes"
         if sum(sizes) > (free := shutil.disk_usage(self.folder).free):
-            raise OSError(f"{need}, don't fit on the disk of {self.folder}, "
-                          f"where {free:,} bytes are free.")
+            raise OSError(f"{self.folder} has {free:,} bytes of disk space "
+                          f"left, too few for {need}.")
         print(f"Fetching {need}, from {self.url('')} to {self.folder}")
         for number, name in enumerate(names, 1):
             _ask(self.url(name), lambda: self._fetch(name, has_locks))
@@ -189,20 +191,14 @@ class _Mirror:
                 f"file {min(unknown)} with a SHA-256 on record. If it has one "
                 f"by now, delete {self.record_path}."
             )
-        return [name for name in self.names if files[name]["sha256"] != (
-            stamps.stamped_hash(self.folder / name, self._stamp(name))
-        )]
-
-    def _stamp(self, name):
-        return self.notes / f"{name}.stamp"
-
-    def _verify(self, path, name):
-        """Stamp a file under its name, or say what is wrong with it."""
-        expected = self.record["files"][name]
-        return stamps.verify(path, self._stamp(name), **expected)
+        return [
+            name for name in self.names
+            if stamps.stamped_hash(self.folder / name) != files[name]["sha256"]
+        ]
 
     def _fetch(self, name, has_locks):
         """Receive one file, verify it, and put it in its place."""
+        path = self.folder / name
         with tempfile.TemporaryDirectory(
             prefix="incoming-", dir=self.notes, ignore_cleanup_errors=True
         ) as own, tempfile.TemporaryDirectory() as elsewhere:
@@ -214,12 +210,14 @@ class _Mirror:
                 local_dir=own if has_locks else elsewhere,
             )
             part = shutil.move(received, Path(own) / "part")
-            if problem := self._verify(part, name):
+            if problem := stamps.verify(
+                part, path, **self.record["files"][name]
+            ):
                 raise OSError(
                     f"{problem}; something on the way changes it, or "
                     f"{self.record_path} was edited: delete it then"
                 )
-            os.replace(part, self.folder / name)
+            os.replace(part, path)
 
     def _ask_record(self):
         try:
@@ -254,9 +252,8 @@ class _Mirror:
 
 @contextlib.contextmanager
 def _turn(path):
-    """Let the processes that share a folder take turns; yield whether they
-    can. It only spares double work: where locks lock nobody out, each process
-    fetches files of its own."""
+    """Let the processes that share a folder take turns, to spare double work;
+    yield whether they can."""
     lock, has_locks = FileLock(path, mode=0o664), True
     try:
         lock.acquire(timeout=0)
@@ -282,27 +279,26 @@ def _ask(what, request, is_patient=True):
             return request()
         except RevisionNotFoundError:
             raise
-        # The errors of the transports have no common base.
+        # The transports' errors have no common base.
         except Exception as error:
             # This one hides another, after attempts of the library's own.
             is_final = isinstance(error, LocalEntryNotFoundError)
             cause = (is_final and error.__cause__) or error
             summary = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-            response = getattr(cause, "response", None)
-            status = getattr(response, "status_code", 500)
+            status = getattr(
+                getattr(cause, "response", None), "status_code", 500
+            )
             if status < 500 and status not in (408, 416, 429):
                 raise OSError(
                     f"The Hub refuses {what} ({summary}). Check the name; if "
                     "it is private or gated, log in with `hf auth login` or "
                     "set HF_TOKEN."
                 ) from None
-            if isinstance(cause, OSError) and cause.errno and not isinstance(
-                cause, (ConnectionError, TimeoutError)
-            ):
-                raise
-            if wait is None or is_final or isinstance(
-                cause, OfflineModeIsEnabled
-            ):
+            is_network = isinstance(cause, (ConnectionError, TimeoutError))
+            if getattr(cause, "errno", None) and not is_network:
+                raise  # the disk's
+            is_offline = isinstance(cause, OfflineModeIsEnabled)
+            if wait is None or is_final or is_offline:
                 raise HubUnavailable(
                     f"The Hub can't deliver {what} ({summary})."
                 ) from None

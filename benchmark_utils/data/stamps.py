@@ -14,30 +14,44 @@ import secrets
 from huggingface_hub.utils.sha import sha_fileobj
 
 
-def verify(path, stamp, size, sha256):
-    """Read a file, and stamp it if it is right.
+def notes_of(folder):
+    return folder / ".hub"
 
-    Returns what it has instead ("7 bytes instead of 8"), or None.
+
+def verify(part, path, size, sha256):
+    """Read a file, and stamp it for the name that it has or will get.
+
+    Parameters
+    ----------
+    part, path : Path
+        The file, and its name when it is right.
+    size, sha256 : int, str
+        What it must have.
+
+    Returns
+    -------
+    problem : str or None
+        What it has instead: "7 bytes instead of 8".
     """
-    if not path.is_file():
+    if not part.is_file():
         return "no content, since it is not a file"
     # Taken before the file is read: it may change meanwhile.
-    info = path.stat()
+    info = part.stat()
     if info.st_size != size:
         return f"{info.st_size:,} bytes instead of {size:,}"
-    with path.open("rb") as content:
+    with part.open("rb") as content:
         if (found := sha_fileobj(content).hex()) != sha256:
             return f"SHA-256 {found} instead of {sha256}"
         # The stamp must not outlive the content in a power failure.
         os.fsync(content.fileno())
-    _write(stamp, f"{found} {size} {info.st_mtime_ns}")
+    _write(_stamp(path), f"{found} {size} {info.st_mtime_ns}")
 
 
-def stamped_hash(path, stamp):
+def stamped_hash(path):
     """The SHA-256 found in a file that hasn't changed since, or None."""
     try:
         info = path.stat()
-        sha256, *version = stamp.read_text().split()
+        sha256, *version = _stamp(path).read_text().split()
     except (OSError, ValueError):
         return None
     is_same = version == [str(info.st_size), str(info.st_mtime_ns)]
@@ -63,7 +77,13 @@ def read_record(path):
 
 
 def write_record(path, record):
+    """Store a record, if the folder can be written; return it."""
     _write(path, json.dumps(record, indent=1))
+    return record
+
+
+def _stamp(path):
+    return notes_of(path.parent) / f"{path.name}.stamp"
 
 
 def _write(path, text):
