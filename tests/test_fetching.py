@@ -240,7 +240,7 @@ def test_only_a_wrong_file_is_fetched_and_what_it_was_is_kept(
                  "fe5621f0b9a2 instead of",
         "link": "4 bytes instead of 10,000",
     }.get(wrong, "no content, since it is not a file")
-    assert f"{path} has {problem}" in answer.output
+    assert f"{path} is refused: it has {problem}" in answer.output
     assert not hub.asked("cdn", "b.bin")
     rejected, = folder.glob("a.bin.rejected-*")
     assert f"It is kept as {rejected}\n" in answer.output
@@ -460,7 +460,7 @@ def test_without_a_hub_the_error_says_what_from_where_and_how(
         f"HubUnavailable The Hub can't deliver the dataset repository {REPO} "
         f"(...). {tmp_path} lacks 2 of 2 file(s) (a.bin, b.bin). "
         f"Where the Hub can be reached, fetch {nobody.url}/datasets/{REPO}/"
-        "resolve/main/<file>, and put the files there under their names.\n"
+        "resolve/main/<file> into this folder.\n"
     )
     # With the record of an earlier time.
     fetch(hub, tmp_path, ["a.bin"])
@@ -500,7 +500,7 @@ def test_fetched_files_need_no_network(hub, fetch, tmp_path):
     assert fetch(NoHub(), folder, SMALL).paths
     (folder / "a.bin").write_bytes(b"broken")
     answer = fetch(NoHub(), folder, SMALL, environment=OFFLINE)
-    assert "a.bin has 6 bytes instead of 10,000. It is kept" in answer.output
+    assert "refused: it has 6 bytes instead of 10,000\nIt" in answer.output
     assert "lacks 1 of 2 file(s) (a.bin)" in answer.error
     kept, = folder.glob("a.bin.rejected-*")
     assert kept.read_bytes() == b"broken"
@@ -570,8 +570,9 @@ def test_a_folder_that_can_not_be_written_is_used(hub, fetch, read_only):
     assert re.search(rf"Permission denied: '{read_only}/", answer.error)
     (read_only / "a.bin").write_bytes(b"mine")
     answer = fetch(hub, read_only, SMALL, **options)
-    assert "a.bin has 4 bytes instead of 10,000" in answer.output
+    assert "refused: it has 4 bytes instead of 10,000" in answer.output
     assert "Permission denied" in answer.error
+    assert "kept" not in answer.output
     assert (read_only / "a.bin").read_bytes() == b"mine"
     assert hub.bytes_sent == 0
 

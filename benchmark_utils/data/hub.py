@@ -5,8 +5,8 @@ the size and the SHA-256 that the Hub has on record. huggingface_hub transfers
 them, one after the other (hf_xet reads each in parallel), into a folder of
 this process's own; a file gets its name when it is complete and verified.
 
-What was verified is noted beside the files (``stamps.py``): neither is it read
-again, nor the Hub asked about it.
+What was verified is noted beside the files (``stamps.py``), and then neither
+read again nor asked for.
 """
 import contextlib
 import os
@@ -25,11 +25,9 @@ from huggingface_hub.errors import (
 
 from benchmark_utils.data import stamps
 
-# Seconds before each further attempt at what may pass: broken connections,
-# servers in trouble, content changed on the way.
+# Seconds before each further attempt at what may pass.
 RETRY_WAITS = (1, 4, 16)
-# Seconds without a write after which an unfinished download is that of a
-# killed process.
+# Seconds without a write that show an unfinished download to be abandoned.
 ABANDONED_AFTER = 3600
 
 
@@ -82,8 +80,7 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
             raise HubUnavailable(
                 f"{error} {mirror.folder} lacks {len(missing)} of "
                 f"{len(filenames)} file(s) ({names}). Where the Hub can be "
-                f"reached, fetch {mirror.url('')}<file>, and put the files "
-                "there under their names."
+                f"reached, fetch {mirror.url('')}<file> into this folder."
             ) from None
         print(
             f"{len(filenames)} file(s) in {mirror.folder} are used as they "
@@ -127,7 +124,6 @@ class _Mirror:
         self.record_path = self.notes / (
             f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
         )
-        # "commit", and "files": name -> "size" in bytes and "sha256".
         self.record = stamps.read_record(self.record_path)
 
     def missing(self):
@@ -138,14 +134,14 @@ class _Mirror:
         self.record = self.record or self._ask_record()
         if not self._unverified():
             return
-        # Files in a folder of somebody else are verified each time.
+        # In a folder of somebody else, files are verified each time.
         with contextlib.suppress(OSError):
             self.notes.mkdir(parents=True, exist_ok=True)
         with _turn(self.notes / "lock") as has_locks:
             # Another process may have done it all while this one waited.
-            self.record = (
-                stamps.read_record(self.record_path)
-                or stamps.write_record(self.record_path, self.record)
+            stored = stamps.read_record(self.record_path)
+            self.record = stored or stamps.write_record(
+                self.record_path, self.record
             )
             for name in self._unverified():
                 if os.path.lexists(self.folder / name):
@@ -161,8 +157,9 @@ class _Mirror:
         print(f"Verifying {path}")
         if problem := stamps.verify(path, path, **self.record["files"][name]):
             aside = f"{path}.rejected-{secrets.token_hex(2)}"
-            print(f"{path} has {problem}. It is kept as {aside}")
+            print(f"{path} is refused: it has {problem}")
             path.rename(aside)
+            print(f"It is kept as {aside}")
 
     def _fetch_all(self, names, has_locks):
         sizes = [self.record["files"][name]["size"] for name in names]
@@ -210,9 +207,8 @@ class _Mirror:
                 local_dir=own if has_locks else elsewhere,
             )
             part = shutil.move(received, Path(own) / "part")
-            if problem := stamps.verify(
-                part, path, **self.record["files"][name]
-            ):
+            file = self.record["files"][name]
+            if problem := stamps.verify(part, path, **file):
                 raise OSError(
                     f"{problem}; something on the way changes it, or "
                     f"{self.record_path} was edited: delete it then"
@@ -283,11 +279,10 @@ def _ask(what, request, is_patient=True):
         except Exception as error:
             # This one hides another, after attempts of the library's own.
             is_final = isinstance(error, LocalEntryNotFoundError)
-            cause = (is_final and error.__cause__) or error
+            cause = is_final and error.__cause__ or error
             summary = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-            status = getattr(
-                getattr(cause, "response", None), "status_code", 500
-            )
+            response = getattr(cause, "response", None)
+            status = getattr(response, "status_code", 500)
             if status < 500 and status not in (408, 416, 429):
                 raise OSError(
                     f"The Hub refuses {what} ({summary}). Check the name; if "
