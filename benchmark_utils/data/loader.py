@@ -178,9 +178,11 @@ class BatchLoader:
         Returns a tensor [num_steps, rank tokens + 1], the last column being
         the last target: uint16 in pinned memory, or int64.
         """
-        tokens = self.shards.arrays[shard]
         start = first_step * self.tokens_per_step
-        stop = start + num_steps * self.tokens_per_step
+        # Each rank reads the windows of all: one read, and hardly longer.
+        window = self.shards.arrays[shard][
+            start:start + num_steps * self.tokens_per_step + 1
+        ]
         first = self._rank_offset
         last = first + self._rank_tokens
         shape = num_steps, self._rank_tokens + 1
@@ -191,6 +193,6 @@ class BatchLoader:
             # twice as many of its pages are fetched from the system anew.
             block = torch.from_numpy(np.empty(shape, np.int64))
         rows = block.numpy()
-        rows[:, :-1] = tokens[start:stop].reshape(num_steps, -1)[:, first:last]
-        rows[:, -1] = tokens[start + last:stop + 1:self.tokens_per_step]
+        rows[:, :-1] = window[:-1].reshape(num_steps, -1)[:, first:last]
+        rows[:, -1] = window[last::self.tokens_per_step]
         return block
