@@ -128,7 +128,8 @@ class Dataset(Keyed, BaseDataset):
         for side, use in zip(SIDES, ("training", "validation")):
             print(f"  {use}: {corpus[side]['tokens']:,} tokens in "
                   f"{corpus[side]['documents']:,} documents")
-        for line in describe_skipped(self._skipped):
+        # Of the standard library, nobody could do anything about them.
+        for line in describe_skipped(self._skipped if self.path else {}):
             print(line)
         return shards, corpus
 

@@ -47,9 +47,9 @@ class TokenShards:
     Parameters
     ----------
     paths : list of str or Path
-        At least one shard, in the order of the corpus.
+        Shards in the order of the corpus, at least one.
     vocab_size : int
-        Every token id must be below it.
+        Number of token ids: all must be below it.
 
     Attributes
     ----------
@@ -97,11 +97,12 @@ def write_shard(path, arrays, vocab_size=2**16):
     Parameters
     ----------
     path : str or Path
-        Its folder is created if needed; an existing file is replaced.
+        File to write. Its folder is created if needed, and a file of this
+        name replaced.
     arrays : iterable of array-like of int, shape [any]
         Token ids in [0, vocab_size).
     vocab_size : int
-        At most 65,536, what uint16 can hold.
+        Number of token ids, at most 65,536: what uint16 can hold.
 
     Returns
     -------
@@ -158,7 +159,7 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
     ----------
     folder : str or Path
     prefix : str
-        The files are {prefix}_000001.bin, {prefix}_000002.bin and so on.
+        Start of the names: {prefix}_000001.bin, {prefix}_000002.bin, ...
     arrays, vocab_size
         As for ``write_shard``.
     shard_tokens : int
@@ -215,7 +216,7 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
 def _checked(tokens, vocab_size, path):
     """The array as 1-D uint16 tokens of the vocabulary, or a ValueError."""
     tokens = np.asarray(tokens)
-    # NumPy makes an empty list an array of floats: nothing is wrong with it.
+    # An empty list is right, though NumPy makes it an array of floats.
     if tokens.ndim != 1 or (
         len(tokens) and not np.issubdtype(tokens.dtype, np.integer)
     ):
