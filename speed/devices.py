@@ -8,6 +8,7 @@ is a step of the ranks together and one of each rank on its own, which is all
 but the communication; the median of the slowest rank counts.
 """
 import multiprocessing
+import queue
 import socket
 import statistics
 import time
@@ -42,16 +43,19 @@ def work(results, rank, size, port, options):
     if size > 1:
         world = World(rank, size)
         world.connect(dist.TCPStore("127.0.0.1", port), device)
-    loader = options["loader"].for_rank(rank, size)
-    inputs, targets = next(loader.batches(device, stop_step=1))
-    model = GPT2(loader.shards.vocab_size, **options["shape"]).to(device)
+    length = options["shape"]["context_length"]
+    tokens = torch.randint(options["vocab_size"], (
+        options["batch_size"] // size, length + 1
+    ), device=device)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    model = GPT2(options["vocab_size"], **options["shape"]).to(device)
     if options["compiled"]:
         compile_model(model, by_block=size > 1)
     trainers = [
         Trainer(
             model, torch.optim.AdamW(
                 decay_groups(model.parameter_roles(), 0.1), lr=6e-4, fused=True
-            ), loader, lambda step: 1.0, max_grad_norm=1.0,
+            ), None, lambda step: 1.0, max_grad_norm=1.0,
             micro_batch_size=options["micro_batch_size"],
             dtype=choose_dtype("auto", device)[0], world=each,
         ) for each in (world, ALONE)
@@ -93,13 +97,9 @@ def measure(most, options):
         ]
         for process in ranks:
             process.start()
-        seconds, alone, cpu = (
-            max(values) for values in zip(*(results.get() for _ in ranks))
-        )
-        for process in ranks:
-            process.join()
-        loader = options["loader"]
-        rate = loader.tokens_per_step / seconds
+        seconds, alone, cpu = map(max, zip(*collect(results, ranks)))
+        tokens = options["batch_size"] * options["shape"]["context_length"]
+        rate = tokens / seconds
         base = table[0]["tokens_per_second"] if table else rate
         table.append({
             "num_devices": size, "seconds": seconds,
@@ -108,6 +108,22 @@ def measure(most, options):
             "cpu_seconds": cpu,
         })
     return table
+
+
+def collect(results, processes):
+    """What each process puts into a queue, once all have ended."""
+    reports = []
+    while len(reports) < len(processes):
+        try:
+            reports.append(results.get(timeout=1))
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+                raise SystemExit("A process died; see above.") from None
+    for process in processes:
+        process.join()
+    return reports
 
 
 def serve(results, rank, size, port, options):

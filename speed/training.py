@@ -339,11 +339,10 @@ def print_table(title, labels, table):
 def measure_devices(options, shape):
     """Print how fast several devices train one model."""
     rows = options.micro_batch[-1]
-    loader = random_loader(
-        rows * options.num_devices, options.sequence_length
-    )
+    batch_size = rows * options.num_devices
     table = devices.measure(options.num_devices, {
-        "loader": loader, "shape": shape, "micro_batch_size": rows,
+        "vocab_size": VOCAB_SIZE, "shape": shape,
+        "batch_size": batch_size, "micro_batch_size": rows,
         "compiled": options.compiled, "repetitions": options.repetitions,
         "num_threads": max(
             1, torch.get_num_threads() // options.num_devices
@@ -353,7 +352,7 @@ def measure_devices(options, shape):
         print(json.dumps(table, indent=1))
     else:
         devices.print_table(
-            f"{loader.batch_size} x {options.sequence_length} tokens, "
+            f"{batch_size} x {options.sequence_length} tokens, "
             f"{options.n_layer} layers of width {options.n_embd}", table,
         )
 
