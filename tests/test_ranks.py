@@ -22,7 +22,6 @@ from docs import Clone
 
 from benchmark_utils import followers, places
 from benchmark_utils.training import checkpoints, ranks
-from benchmark_utils.training.sharing import orthogonalisation_cost, share
 from conftest import (
     ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
 )
@@ -156,17 +155,6 @@ def test_every_solver_is_the_same_on_four_ranks(bench, tmp_path):
     for stem in SOLVERS:
         tolerance = CHAOS.get(stem, 1e-6)
         check_equal(bench, stem, seen[stem], 1, tolerance, exact=False)
-
-
-def test_the_largest_piece_goes_first_to_who_has_least():
-    assert share([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
-    costs = [orthogonalisation_cost(*shape) for shape in [
-        (768, 2304), (768, 768), (768, 3072), (3072, 768)
-    ] * 12]
-    for size in (2, 3, 4, 8):
-        owners = share(costs, size)
-        load = np.bincount(owners, weights=costs)
-        assert load.max() < 1.05 * load.mean()
 
 
 # Runs through benchopt.
