@@ -127,12 +127,13 @@ def set_up(variant, shape, rows):
 
 
 def plain_step(shape, inputs, targets, device):
-    def gelu(x, approximate):
+    def gelu(x):
         inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
         return 0.5 * x * (1.0 + torch.tanh(inner))
 
-    torch.nn.functional.gelu = gelu
     model = GPT2(VOCAB_SIZE, **shape).to(device)
+    for block in model.blocks:
+        block.mlp_fc.activate = gelu
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step():
