@@ -72,6 +72,13 @@ def soft_cap(logits, cap):
     return logits * shrinkage, shrinkage
 
 
+def padded_columns(vocab_size, device, with_gradients):
+    """Columns of logits that are no tokens: see ``COLUMN_MULTIPLE``."""
+    if device.type == "cpu" and not with_gradients:
+        return 0
+    return -vocab_size % COLUMN_MULTIPLE
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
@@ -86,9 +93,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight_grad = torch.zeros_like(weight, dtype=dtype)
             if bias is not None:
                 bias_grad = torch.zeros_like(bias, dtype=dtype)
-        padding = 0
-        if with_gradients or device.type != "cpu":
-            padding = -vocab_size % COLUMN_MULTIPLE
+        padding = padded_columns(vocab_size, device, with_gradients)
         low_weight = weight.to(hidden.dtype)
         low_bias = None if bias is None else bias.to(hidden.dtype)
         if padding:

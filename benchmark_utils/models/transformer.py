@@ -22,13 +22,15 @@ from benchmark_utils.models.layers import Linear, RMSNorm
 
 
 def make_norm(a):
+    """The norm of an ``Architecture``, on [..., n_embd]."""
     if a.norm == "rms_norm":
         return RMSNorm(a.n_embd, a.norm_eps, a.norm_gain)
     return nn.LayerNorm(a.n_embd, a.norm_eps, a.norm_gain, a.bias)
 
 
 class Block(nn.Module):
-    """One transformer layer of an ``Architecture``."""
+    """One layer of an ``Architecture``: attention, then an MLP four times as
+    wide."""
 
     def __init__(self, a):
         super().__init__()
@@ -47,8 +49,10 @@ class Block(nn.Module):
             self.attn_q = Linear(a.n_embd, a.n_embd, a.bias)
             self.attn_k = Linear(a.n_embd, a.n_embd, a.bias)
             self.attn_v = Linear(a.n_embd, a.n_embd, a.bias)
-        self.qk_norm = RMSNorm(a.head_width, a.norm_eps, False) if (
-            a.qk_norm) else nn.Identity()
+        self.qk_norm = (
+            RMSNorm(a.head_width, a.norm_eps, False) if a.qk_norm
+            else nn.Identity()
+        )
         self.attn_proj = Linear(a.n_embd, a.n_embd, a.bias)
         self.mlp_norm = make_norm(a)
         self.mlp_fc = Linear(a.n_embd, 4 * a.n_embd, a.bias, a.activation)
@@ -216,10 +220,17 @@ class Transformer(nn.Module):
 
     def activation_bytes(self):
         """Bytes per token, at most, that a training step keeps for its
-        backward pass: per layer 16 activations as wide as the model (inputs
-        and outputs of two norms; queries, keys, values and their averages;
-        the MLP, four times as wide, before and after its activation), and as
-        much for what is around the layers, in float32. bfloat16 keeps about
-        60 % of it."""
+        backward pass, in float32; bfloat16 keeps about 60 % of it."""
         a = self.architecture
-        return 4 * 16 * (a.n_layer + 1) * a.n_embd
+        # Activations as wide as the model, per layer: inputs and outputs of
+        # two norms; queries, keys, values and their averages; the MLP, four
+        # times as wide, before and after its activation.
+        widths = 16
+        if a.qk_norm or a.positions != "learned":
+            # Queries and keys once more, and averages in another order.
+            widths += 3
+        if a.norm == "rms_norm" and a.norm_gain:
+            # Both norms before their gain.
+            widths += 2
+        # As much as of a layer for what is around the layers.
+        return 4 * widths * (a.n_layer + 1) * a.n_embd
