@@ -1,45 +1,237 @@
-"""Where a run computes, and in which precision.
+"""Devices: what each kind of them does, and where and how a run computes.
 
-A device is data: the same lines train and evaluate on CPU and on CUDA.
+A device is data: the same lines train and evaluate on a CPU, on CUDA and on
+Apple's GPUs ("mps"). Whatever differs between them is a column of ``KINDS``.
+No row but the CPU's has been measured; the one of "mps" has never been run.
 """
+import math
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-DEVICES = ("cpu", "cuda")
+
+class Kind(NamedTuple):
+    """What one kind of device does: a row of ``KINDS``.
+
+    Functions take the ``torch.device``, but for ``is_available``.
+
+    Attributes
+    ----------
+    title : str
+        In sentences.
+    is_available : function, returns bool
+    worthwhile_flops : float
+        Floating-point operations per training step from which on "auto"
+        takes the device: a GPU waits for the processor, which starts several
+        hundred kernels per step, when each of them computes little.
+    name : function, returns str
+        The device as results name it.
+    multiplies_bfloat16 : function, returns bool
+    compile_flops : float
+        What a run must compute for compilation to pay for itself.
+    pins_memory : bool
+        Whether batches are copied to it from page-locked memory, while it
+        computes, in the two bytes that a token has in its file.
+    synchronize : function
+        Waits for the work queued on the device.
+    release_memory, peak_memory, free_memory : functions or None
+        Of torch's allocator: return what is unused to the system and start
+        the peak anew; the peak and what a process can still get, in bytes.
+        None where the memory is the system's: see training/memory.py.
+    micro_batch_tokens, evaluation_tokens : int
+        Through the model at a time, at most, with and without gradients.
+    chunk_rows : int
+        Rows of logits at a time: see models/cross_entropy.py.
+    evaluation_columns : int
+        Logits of an evaluation are computed for a vocabulary filled up to a
+        multiple of it.
+    """
+
+    title: str
+    is_available: Callable
+    worthwhile_flops: float
+    name: Callable
+    multiplies_bfloat16: Callable
+    compile_flops: float
+    pins_memory: bool
+    synchronize: Callable
+    release_memory: Callable | None
+    peak_memory: Callable | None
+    free_memory: Callable | None
+    micro_batch_tokens: int
+    evaluation_tokens: int
+    chunk_rows: int
+    evaluation_columns: int
 
 
-def choose_device(device="auto"):
+def _cpu_multiplies_bfloat16(device):
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def _cuda_multiplies_bfloat16(device):
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _cuda_release_memory(device):
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+
+
+# In the order in which "auto" looks for one. torch.cuda's functions are looked
+# up when they are called, because a test replaces them.
+KINDS = {
+    "cuda": Kind(
+        title="CUDA device",
+        is_available=lambda: torch.cuda.is_available(),
+        worthwhile_flops=0,
+        name=lambda device: torch.cuda.get_device_name(device),
+        multiplies_bfloat16=_cuda_multiplies_bfloat16,
+        # Estimated, for an H100 at GPT-2's full size: it takes 60 to 90 s,
+        # and then saves 0.5 to 0.7 s of each step of 4.5e14 operations.
+        compile_flops=6e16,
+        pins_memory=True,
+        synchronize=lambda device: torch.cuda.synchronize(device),
+        release_memory=_cuda_release_memory,
+        peak_memory=lambda device: torch.cuda.max_memory_allocated(device),
+        # What torch keeps in reserve belongs to the previous run, and is
+        # freed before the next one starts.
+        free_memory=lambda device: (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+        ),
+        # 65,536 tokens give NaN in compiled attention with some versions of
+        # torch (pytorch/pytorch#171389): stay well below.
+        micro_batch_tokens=32768,
+        evaluation_tokens=32768,
+        # Each chunk reads and writes the weight's gradient, 154 MB for GPT-2,
+        # and is compiled anew, hence fewer and larger chunks: 4,096 rows of
+        # logits are 0.8 GB in float32.
+        chunk_rows=4096,
+        # Rows of bfloat16 that aren't aligned keep cuBLAS from its fast
+        # kernels.
+        evaluation_columns=64,
+    ),
+    "mps": Kind(
+        title="Apple GPU",
+        is_available=lambda: torch.backends.mps.is_available(),
+        # A processor computes 1e11 in about 0.1 s; starting the kernels of a
+        # step takes about a tenth of that (an estimate).
+        worthwhile_flops=1e11,
+        name=lambda device: "Apple GPU (mps)",
+        # Autocast is there, and untried: float32 unless asked for.
+        multiplies_bfloat16=lambda device: False,
+        compile_flops=math.inf,
+        # Memory is shared with the processor.
+        pins_memory=False,
+        synchronize=lambda device: torch.mps.synchronize(),
+        # Metal has no peak. What the driver has allocated only grows until
+        # the cache is emptied, which happens before each run.
+        release_memory=lambda device: torch.mps.empty_cache(),
+        peak_memory=lambda device: torch.mps.driver_allocated_memory(),
+        free_memory=lambda device: (
+            torch.mps.recommended_max_memory()
+            - torch.mps.current_allocated_memory()
+        ),
+        micro_batch_tokens=4096,
+        evaluation_tokens=4096,
+        chunk_rows=1024,
+        evaluation_columns=64,
+    ),
+    "cpu": Kind(
+        title="CPU",
+        is_available=lambda: True,
+        worthwhile_flops=0,
+        name=lambda device: "cpu",
+        multiplies_bfloat16=_cpu_multiplies_bfloat16,
+        # On two cores it takes 50 s, and then saves up to 10 % at GPT-2's
+        # full size.
+        compile_flops=5e14,
+        pins_memory=False,
+        # Nothing is ever queued.
+        synchronize=lambda device: None,
+        release_memory=None,
+        peak_memory=None,
+        free_memory=None,
+        # More tokens gain nothing and cost memory; without gradients, more of
+        # them share the cost of preparing the weights.
+        micro_batch_tokens=4096,
+        evaluation_tokens=16384,
+        # Matrix products of this size are at full speed.
+        chunk_rows=1024,
+        # More columns gain nothing, and the weight would be copied.
+        evaluation_columns=1,
+    ),
+}
+
+
+class Machine(NamedTuple):
+    """Where and in which precision (of matrix products) a run computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    device_reason: str
+    dtype_reason: str
+
+    @classmethod
+    def choose(cls, device="auto", dtype="auto", step_flops=math.inf):
+        """See ``choose_device`` and ``choose_dtype``."""
+        device, device_reason = choose_device(device, step_flops)
+        dtype, dtype_reason = choose_dtype(dtype, device)
+        return cls(device, dtype, device_reason, dtype_reason)
+
+    def describe(self):
+        """Device and precision with their reasons, for the user."""
+        return (
+            f"Training on {self.device} ({self.device_reason}) in "
+            f"{dtype_name(self.dtype)} ({self.dtype_reason})"
+        )
+
+
+def choose_device(device="auto", step_flops=math.inf):
     """Decide on which device to compute.
 
     Parameters
     ----------
     device : str
-        "auto" is CUDA when there is one; otherwise what torch understands.
+        "auto" is CUDA where there is a device, then an Apple GPU if the
+        problem is large enough, then the CPU. Otherwise what torch
+        understands: "cpu", "cuda", "cuda:1", "mps".
+    step_flops : float
+        Floating-point operations of a training step.
 
     Returns
     -------
     device : torch.device
     reason : str
 
-    Raises
-    ------
-    ValueError
-        If torch can't use the device.
+    Raises ``ValueError`` if torch can't use the device.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda"), "a CUDA device is available"
-        return torch.device("cpu"), "there is no CUDA device"
+        reasons = []
+        for type_, kind in KINDS.items():
+            if not kind.is_available():
+                reasons.append(f"there is no {kind.title}")
+            elif step_flops < kind.worthwhile_flops:
+                reasons.append(f"the problem is small for the {kind.title}")
+            else:
+                # The CPU is last, and is taken for want of the others.
+                if type_ != "cpu":
+                    reasons = [f"{kind.title} found"]
+                return torch.device(type_), " and ".join(reasons)
     try:
         chosen = torch.device(device)
-        if chosen.type not in DEVICES:
-            raise RuntimeError("It is neither a CPU nor CUDA.")
+        if chosen.type not in KINDS:
+            raise RuntimeError("The benchmark does not know this kind.")
+        if not KINDS[chosen.type].is_available():
+            raise RuntimeError(f"torch {torch.__version__} finds none.")
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"device={device!r} can't be used: {str(error).splitlines()[0]} "
-            "Use 'auto', 'cpu' or 'cuda'."
+            "Use 'auto', 'cpu', 'cuda' or 'mps'."
         ) from error
     return chosen, "as asked for"
 
@@ -78,15 +270,12 @@ def choose_dtype(dtype, device):
         )
     if multiplies_bfloat16(device):
         return torch.bfloat16, "the device multiplies it natively"
-    return torch.float32, "the device does not multiply bfloat16 natively"
+    return torch.float32, "the device is not known to multiply bfloat16"
 
 
 def multiplies_bfloat16(device):
     """Whether the device has instructions for it, or would emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return KINDS[device.type].multiplies_bfloat16(device)
 
 
 def dtype_name(dtype):
@@ -111,9 +300,10 @@ def product_dtype(tensor):
 
 
 def synchronize(device):
-    """Wait for the work queued on the device, so that a clock can be read.
+    """Wait for the work queued on the device, so that a clock can be read."""
+    KINDS[device.type].synchronize(device)
 
-    Nothing is ever queued on a CPU.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+
+def device_name(device):
+    """The device as results name it: "cpu", or the model of the GPU."""
+    return KINDS[device.type].name(device)

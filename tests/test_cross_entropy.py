@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import autocast
+from benchmark_utils.device import KINDS, autocast
 from benchmark_utils.models import cross_entropy
 from benchmark_utils.models.cross_entropy import (
     linear_cross_entropy, padded_columns, soft_cap
@@ -55,7 +55,8 @@ def plain_loss(hidden, weight, bias, targets, cap):
 def test_loss_and_gradients_are_those_of_all_logits(
         monkeypatch, cap, with_bias, gradient_scale, dtype, autocast_dtype,
         tolerance, chunk_rows):
-    monkeypatch.setitem(cross_entropy.CHUNK_ROWS, "cpu", chunk_rows)
+    kind = KINDS["cpu"]._replace(chunk_rows=chunk_rows)
+    monkeypatch.setitem(KINDS, "cpu", kind)
     *tensors, targets = problem(with_bias)
     hidden, weight, bias = in_dtype(tensors, dtype)
     with autocast(CPU, autocast_dtype):

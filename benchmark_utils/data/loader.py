@@ -19,6 +19,8 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from benchmark_utils.device import KINDS
+
 # Steps are read together in blocks of about this many tokens, so that small
 # steps don't pay for one hand-over between threads each; 2 MiB as int64, what
 # the processor's caches hold.
@@ -141,7 +143,7 @@ class BatchLoader:
             def read_next():
                 if (block := next(blocks, None)) is not None:
                     pending.append(reader.submit(
-                        self._read, *block, pin=device.type == "cuda"
+                        self._read, *block, pin=KINDS[device.type].pins_memory
                     ))
 
             for _ in range(READ_AHEAD):

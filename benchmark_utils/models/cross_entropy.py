@@ -10,17 +10,11 @@ import math
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import product_dtype
+from benchmark_utils.device import KINDS, product_dtype
 
-# Rows of logits at a time. On a CPU, matrix products of this size are at full
-# speed. On a GPU each chunk reads and writes the weight's gradient, 154 MB for
-# GPT-2's vocabulary, and is compiled anew, hence fewer and larger chunks:
-# 4,096 rows of logits are 0.8 GB in float32.
-CHUNK_ROWS = {"cpu": 1024, "cuda": 4096, "mps": 4096}
-# The logits get columns that are no tokens, of probability zero, up to a
-# multiple of this: with GPT-2's 50,257 the two products of the backward pass
-# take up to a third longer, and rows of bfloat16 that aren't aligned keep
-# cuBLAS from its fast kernels. A CPU gains nothing without gradients.
+# With gradients, the logits get columns that are no tokens, of probability
+# zero, up to a multiple of this: the two products of the backward pass take up
+# to a third longer with GPT-2's 50,257.
 COLUMN_MULTIPLE = 64
 
 
@@ -73,10 +67,11 @@ def soft_cap(logits, cap):
 
 
 def padded_columns(vocab_size, device, with_gradients):
-    """Columns of logits that are no tokens: see ``COLUMN_MULTIPLE``."""
-    if device.type == "cpu" and not with_gradients:
-        return 0
-    return -vocab_size % COLUMN_MULTIPLE
+    """Columns of logits that are no tokens, after those of the vocabulary."""
+    multiple = COLUMN_MULTIPLE
+    if not with_gradients:
+        multiple = KINDS[device.type].evaluation_columns
+    return -vocab_size % multiple
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -101,7 +96,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if bias is not None:
                 low_bias = F.pad(low_bias, (0, padding))
         with torch.autocast(device.type, enabled=False):
-            chunk_rows = CHUNK_ROWS[device.type]
+            chunk_rows = KINDS[device.type].chunk_rows
             for start in range(0, len(hidden), chunk_rows):
                 rows = slice(start, start + chunk_rows)
                 logits = F.linear(hidden[rows], low_weight, low_bias)

@@ -6,15 +6,9 @@ import platform
 from pathlib import Path
 
 import psutil
-import torch
 
-# More tokens per micro-batch gain nothing on a CPU and cost memory; without
-# gradients, more of them share the cost of preparing the weights.
-CPU_MICRO_BATCH_TOKENS = 4096
-CPU_EVALUATION_TOKENS = 16384
-# On CUDA, micro-batches of 65,536 tokens give NaN in compiled attention with
-# some versions of torch (pytorch/pytorch#171389): stay well below.
-CUDA_MICRO_BATCH_TOKENS = 32768
+from benchmark_utils.device import KINDS
+
 # Share of a GPU's free memory for what a micro-batch keeps for its backward
 # pass; the rest is for weights, gradients, optimizer state and logits.
 ACTIVATION_SHARE = 0.5
@@ -24,11 +18,10 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
 
-def max_micro_batch(sequence_length, device, bytes_per_token,
-                    evaluation=False):
-    """Rows that go through a model at once, at most.
+def max_micro_batch(sequence_length, device, bytes_per_token):
+    """Rows that go through a model at once in training, at most.
 
-    On CUDA as many as half of the free memory holds. On a CPU it does not
+    On a GPU as many as half of the free memory holds. On a CPU it does not
     depend on the memory: the same command gives the same losses to the bit.
 
     Parameters
@@ -38,23 +31,17 @@ def max_micro_batch(sequence_length, device, bytes_per_token,
     device : torch.device
     bytes_per_token : int
         What a training step keeps for its backward pass.
-    evaluation : bool
-        Without a backward pass. Makes no difference on CUDA.
 
     Returns
     -------
     rows : int
         At least 1.
     """
-    tokens = CPU_EVALUATION_TOKENS if evaluation else CPU_MICRO_BATCH_TOKENS
-    if device.type == "cuda":
-        # What this process has reserved is of an earlier run, and given back.
-        free = torch.cuda.mem_get_info(device)[0]
-        free += torch.cuda.memory_reserved(device)
-        tokens = min(
-            CUDA_MICRO_BATCH_TOKENS,
-            int(ACTIVATION_SHARE * free) // bytes_per_token,
-        )
+    kind = KINDS[device.type]
+    tokens = kind.micro_batch_tokens
+    if kind.free_memory:
+        free = kind.free_memory(device)
+        tokens = min(tokens, int(ACTIVATION_SHARE * free) // bytes_per_token)
     return max(1, tokens // sequence_length)
 
 
@@ -116,9 +103,8 @@ def release_memory(device):
     """Return freed memory to the system and measure the peak anew."""
     # A compiled model refers to itself.
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    if KINDS[device.type].release_memory:
+        KINDS[device.type].release_memory(device)
         return
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -134,8 +120,8 @@ def peak_memory(device):
     Only Linux can reset the peak of a process, where that is allowed;
     otherwise it is of the process's whole life, or on macOS its present size.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if KINDS[device.type].peak_memory:
+        return KINDS[device.type].peak_memory(device)
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

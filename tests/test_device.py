@@ -1,0 +1,137 @@
+"""Each kind of device is a row of a table, and "auto" says what it took and
+why."""
+import math
+import types
+
+import pytest
+import torch
+
+from benchmark_utils.device import (
+    KINDS, Machine, autocast, choose_device, choose_dtype, device_name,
+    synchronize
+)
+from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.training.memory import (
+    max_micro_batch, peak_memory, release_memory
+)
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """Pretend that these GPUs are there, and no others."""
+    def available(*kinds):
+        for kind, module in {
+            "cuda": torch.cuda, "mps": torch.backends.mps
+        }.items():
+            monkeypatch.setattr(
+                module, "is_available", lambda kind=kind: kind in kinds
+            )
+
+    return available
+
+
+@pytest.fixture
+def apple_gpu(monkeypatch):
+    """torch.mps of a machine with 8 GiB, which counts calls."""
+    calls = []
+    monkeypatch.setattr(torch, "mps", types.SimpleNamespace(
+        synchronize=lambda: calls.append("synchronize"),
+        empty_cache=lambda: calls.append("empty_cache"),
+        driver_allocated_memory=lambda: 3 * 2**30,
+        current_allocated_memory=lambda: 2**30,
+        recommended_max_memory=lambda: 5 * 2**30,
+    ))
+    return calls
+
+
+@pytest.mark.parametrize("gpus, step_flops, expected, reason", [
+    (["cuda", "mps"], 1e3, "cuda", "CUDA device found"),
+    (["mps"], 1e14, "mps", "Apple GPU found"),
+    (["mps"], math.inf, "mps", "Apple GPU found"),
+    (["mps"], 1e9, "cpu", "there is no CUDA device and the problem is small "
+                          "for the Apple GPU"),
+    ([], 1e14, "cpu", "there is no CUDA device and there is no Apple GPU"),
+])
+def test_auto_takes_the_best_device_that_is_worth_it(
+        available, gpus, step_flops, expected, reason):
+    available(*gpus)
+    assert choose_device("auto", step_flops) == (
+        torch.device(expected), reason
+    )
+
+
+@pytest.mark.parametrize("device, message", [
+    ("tpu9", "tpu9"), ("meta", "does not know"), (1.5, "1.5"),
+    ("cuda", "finds none"), ("mps", "finds none"), ("cuda:7", "finds none"),
+])
+def test_a_device_that_can_not_be_used_is_refused(
+        available, device, message):
+    available()
+    with pytest.raises(ValueError, match=message) as error:
+        choose_device(device)
+    assert f"device={device!r} can't be used" in str(error.value)
+    assert "Use 'auto', 'cpu', 'cuda' or 'mps'." in str(error.value)
+
+
+@pytest.mark.parametrize("features, expected", [
+    ({"avx512_bf16": True}, torch.bfloat16),
+    ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+    ({"avx2": True}, torch.float32), ({}, torch.float32),
+])
+def test_bfloat16_where_a_processor_multiplies_it(
+        monkeypatch, features, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    dtype, reason = choose_dtype("auto", CPU)
+    assert dtype == expected
+    assert ("not" in reason) == (expected == torch.float32)
+
+
+@pytest.mark.parametrize("capability, expected", [
+    ((7, 5), torch.float32), ((8, 0), torch.bfloat16),
+    ((9, 0), torch.bfloat16),
+])
+def test_bfloat16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capability
+    )
+    assert choose_dtype("auto", torch.device("cuda"))[0] == expected
+
+
+def test_a_machine_says_what_was_chosen_and_why(available):
+    available()
+    machine = Machine.choose("auto", "float32")
+    assert machine[:2] == (CPU, torch.float32)
+    assert machine.describe() == (
+        "Training on cpu (there is no CUDA device and there is no Apple GPU) "
+        "in float32 (as asked for)"
+    )
+    with pytest.raises(ValueError, match="dtype='float16' is not one of"):
+        Machine.choose("cpu", "float16")
+
+
+def test_an_apple_gpu_is_a_row_of_the_table(available, apple_gpu):
+    available("mps")
+    device, dtype, _, reason = Machine.choose(step_flops=1e14)
+    assert (device, dtype) == (MPS, torch.float32)
+    assert device_name(device) == "Apple GPU (mps)"
+    assert not KINDS["mps"].pins_memory
+    # GPT-2 at full size keeps 0.64 MB per token: half of 4 GiB holds 3 rows.
+    assert max_micro_batch(1024, device, 64 * 13 * 768) == 3
+    assert max_micro_batch(1024, device, 1000) == 4
+    assert choose_compile("auto", device, 1e30)[0] is False
+    synchronize(device)
+    release_memory(device)
+    assert apple_gpu == ["synchronize", "empty_cache"]
+    assert peak_memory(device) == 3 * 2**30
+
+
+# torch's autocast for CUDA is off where there is none: see test_cuda.py.
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_autocast_is_there_for_each_kind_of_device(kind):
+    with autocast(torch.device(kind), torch.bfloat16):
+        assert torch.is_autocast_enabled(kind)
+        assert torch.get_autocast_dtype(kind) == torch.bfloat16
+    with autocast(torch.device(kind), torch.float32):
+        assert not torch.is_autocast_enabled(kind)
