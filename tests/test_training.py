@@ -297,7 +297,7 @@ class PlainAdam(TrainingSolver):
 def solver(loader):
     solver = PlainAdam()
     solver.set_objective(
-        make_model=make_model, train_loader=loader, eval_every=100,
+        make_model=tiny_model, train_loader=loader, eval_every=100,
         val_tokens=64, micro_batch_size="auto", compile=False,
         machine=Machine.choose("cpu", "float32"),
     )
