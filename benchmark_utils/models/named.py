@@ -35,7 +35,9 @@ SWITCHES = {
     "initialisation":   ("gpt2",       "torch",    "zero_projections"),
     "loss_gradient":    ("mean",       "mean",     "sum"),
 }
-# Heads are half as wide as the published ones' where models are smaller.
+# Sizes and switches: whatever can be chosen on top of a name.
+CHOICES = tuple(field.name for field in dataclasses.fields(Architecture))
+# A head of `modern` is twice as wide as the others', at every size.
 N_HEAD = {
     #          gpt2 rotary modern
     "":       (12,  12,    6),
@@ -80,12 +82,11 @@ def architecture(name, overrides):
         raise ValueError(
             f"model={name!r} is unknown; use one of {', '.join(MODELS)}."
         )
-    fields = [field.name for field in dataclasses.fields(Architecture)]
     for key in overrides:
-        if key not in fields:
+        if key not in CHOICES:
             raise ValueError(
                 f"{key!r} is no choice of a model; these are "
-                f"{', '.join(fields)}."
+                f"{', '.join(CHOICES)}."
             )
     given = {key: v for key, v in overrides.items() if v is not None}
     return dataclasses.replace(MODELS[name], **given)
