@@ -149,7 +149,7 @@ def test_equals_its_statement(name, embedding_scale, dtype, tolerance):
     assert abs(loss.item() - expected.item()) < tolerance
     torch.testing.assert_close(
         model(inputs).double(), expected_logits, rtol=tolerance,
-        atol=max(tolerance, 1e-5),
+        atol=tolerance,
     )
     assert set(w) == {name for name, _ in model.named_parameters()}
     for key, p in model.named_parameters():

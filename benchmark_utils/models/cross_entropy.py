@@ -59,9 +59,10 @@ def soft_cap(logits, cap):
 
     Returns
     -------
-    capped, shrinkage : tensors like ``logits``
+    capped, shrinkage : tensors of the same shape, in float32 at least
         The logits times ``shrinkage``, whose cube is the derivative.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     shrinkage = (logits / cap).square().add_(1).rsqrt_()
     return logits * shrinkage, shrinkage
 
@@ -101,7 +102,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + chunk_rows)
                 logits = F.linear(hidden[rows], low_weight, low_bias)
                 if logit_cap:
-                    logits, shrinkage = soft_cap(logits.to(dtype), logit_cap)
+                    logits, shrinkage = soft_cap(logits, logit_cap)
                 logits[:, vocab_size:] = -math.inf
                 log_probs = torch.log_softmax(logits, dim=-1, dtype=dtype)
                 logits = None

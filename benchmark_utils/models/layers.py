@@ -14,6 +14,10 @@ NATIVE_BFLOAT16 = (
 )
 
 
+def identity(x):
+    return x
+
+
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
@@ -24,7 +28,7 @@ def relu_squared(x):
 
 # The function, and oneDNN's name for it as _linear_pointwise takes it.
 ACTIVATIONS = {
-    "none": (lambda x: x, ("none", [], "")),
+    "none": (identity, ("none", [], "")),
     # Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016).
     "gelu": (F.gelu, ("gelu", [], "none")),
     "gelu_tanh": (gelu_tanh, ("gelu", [], "tanh")),
@@ -102,4 +106,6 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x):  # [..., width] -> the same
         gain = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, gain, self.eps)
+        y = F.rms_norm(x, self.normalized_shape, gain, self.eps)
+        # Autocast may have made it float32.
+        return y.to(x.dtype)

@@ -34,7 +34,7 @@ class Block(nn.Module):
 
     def __init__(self, a):
         super().__init__()
-        self.n_head, self.head_width = a.n_head, a.head_width
+        self.n_head = a.n_head
         self.attention_scale = (
             None if a.attention_scale == "auto" else a.attention_scale
         )
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
         if targets is None:
             logits = F.linear(x, self.head_weight, self.head_bias)
             if a.logit_cap:
-                logits, _ = soft_cap(logits.float(), a.logit_cap)
+                logits, _ = soft_cap(logits, a.logit_cap)
             return logits
         gradient_scale = 1.0
         if a.loss_gradient == "sum":
