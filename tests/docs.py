@@ -28,9 +28,16 @@ class Clone:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".*", "__pycache__", "__cache__", "outputs", "data"
-        ))
+        shutil.copytree(ROOT, folder, ignore=self._left_by_runs)
+
+    @staticmethod
+    def _left_by_runs(folder, names):
+        # The modules of benchmark_utils/data are no data.
+        top = {"__cache__", "outputs", "data"} if folder == str(ROOT) else {}
+        return [
+            name for name in names
+            if name.startswith(".") or name == "__pycache__" or name in top
+        ]
 
     def start(self, command, **environment):
         """Start a command of Python or a module, as a Popen."""
