@@ -38,6 +38,11 @@ def results(solvers, num_seeds=3, num_steps=200, eval_every=10, spread=5.0,
                 **{f"p_solver_{key}": val for key, val in parameters.items()},
             ))
     frame = pd.concat(frames, ignore_index=True)
+    if "p_solver_momentum" not in frame:
+        # A parameter that only another solver has, as benchopt puts it.
+        frame["p_solver_momentum"] = np.nan
+        sgd = frame["solver_name"].str.startswith("SGD")
+        frame.loc[sgd, "p_solver_momentum"] = 0.9
     return frame.assign(
         dataset_name=problem, objective_name="nanoGPT[2x32]", base_seed=0,
         p_dataset_margin=float(problem.partition("=")[2].rstrip("]")),
