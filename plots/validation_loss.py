@@ -1,5 +1,5 @@
 """The curves to compare: validation loss against steps, tokens or time."""
-import pandas as pd
+import numpy as np
 from benchopt import BasePlot
 
 from benchmark_utils import traces
@@ -9,7 +9,7 @@ from benchmark_utils.results.curves import (
 from benchmark_utils.results.problems import (
     describe, outcome, problem_options, select
 )
-from benchmark_utils.results.table import runs
+from benchmark_utils.results.table import SEED, runs
 
 NEAR = "near the target"
 SEEDS = "every seed"
@@ -67,7 +67,10 @@ class Plot(BasePlot):
 
 def _with_gaps(curves):
     """The curves of all runs as one, with a nan between two."""
-    parts = []
-    for _, curve in curves.groupby(["base_seed", "repetition"], sort=False):
-        parts += [curve, pd.DataFrame([{"label": curve["label"].iloc[0]}])]
-    return pd.concat(parts[:-1])
+    starts = np.flatnonzero(
+        curves.groupby(SEED, sort=False).ngroup().diff() > 0
+    )
+    return {
+        name: np.insert(curves[name].to_numpy(), starts, np.nan)
+        for name in ["x", "val_loss"]
+    }

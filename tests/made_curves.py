@@ -88,3 +88,39 @@ def _run(crossing, ms, num_steps, eval_every, diverged):
         "objective_seconds_to_target": to_target * ms / 1000,
         "objective_peak_memory_mib": 100.0,
     })
+
+
+NAMES = (
+    "Adafactor Adam AdamH AdEMAMix Lion MARS Muon MuonH NAdam NorMuon "
+    "PSGD-Kron Schedule-free-AdamW Scion SGD Shampoo Signum SOAP"
+).split()
+THREE = {
+    "Adam": {"steps": 150}, "Muon": {"steps": 100, "ms": 14},
+    "SGD": {"steps": 900},
+}
+CASES = {
+    "three": results(THREE),
+    "one solver, one seed": results({"Adam": {"steps": 150}}, num_seeds=1),
+    "seventeen, ten seeds": results({
+        name: {"steps": 90 + 8 * index, "ms": 8 + index % 5}
+        for index, name in enumerate(NAMES)
+    }, num_seeds=10, num_steps=400),
+    "all censored": results({"Adam": {"steps": 300}, "SGD": {"steps": 900}}),
+    "one diverged": results({
+        "Adam": {"steps": 150, "diverged": [1]},
+        "SGD": {"steps": 400, "diverged": [0, 1, 2]},
+    }),
+    "a sweep": pd.concat([
+        results({"Adam": {
+            "steps": steps, "diverged": diverged,
+            "parameters": {"learning_rate": rate, "weight_decay": 0.1},
+        }}) for rate, steps, diverged in [
+            (0.001, 180, []), (0.003, 120, []), (0.01, 160, [0]),
+            (0.03, 150, [0, 1, 2]),
+        ]
+    ], ignore_index=True),
+    "two problems": pd.concat([
+        results(THREE, problem=f"Simulated[margin={margin}]")
+        for margin in [0.1, 0.2]
+    ], ignore_index=True),
+}
