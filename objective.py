@@ -15,6 +15,7 @@ from benchmark_utils.device import (
     Machine, check_one_process, device_name, dtype_name
 )
 from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
@@ -59,6 +60,17 @@ class Objective(BaseObjective):
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
+        # Steps between checkpoints, or minutes as in "5min"; "auto" is about
+        # ten minutes, 0 is off. A run continues from its own.
+        "checkpoint_every": ["auto"],
+        "resume": [True],
+        # A safetensors file that every run starts from; None is the model's
+        # own initialisation, by the seed.
+        "initial_weights": [None],
+        # Whether the weights of a finished run are kept, beside its results.
+        "save_weights": [False],
+        # "csv" writes a row per evaluation to a file, beside the results.
+        "log": [None],
     }
 
     # All parameters, in few words: it is the title of every plot.
@@ -67,7 +79,7 @@ class Objective(BaseObjective):
         "batch={batch_size}x{sequence_length},val={val_tokens},"
         "every={eval_every},target={target},stop={stop_at_target},"
         "device={device},dtype={dtype},micro={micro_batch_size},"
-        "compile={compile}"
+        "compile={compile},weights={initial_weights}"
     )
 
     test_config = {
@@ -143,6 +155,8 @@ class Objective(BaseObjective):
         check_one_process()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype)
+        # A folder that can't be made shall not be found out at the end.
+        self._weights_path()
         # Training batches are checked once the horizon is known.
         self._val_loader.check_horizon(1)
         return dict(
@@ -156,13 +170,19 @@ class Objective(BaseObjective):
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            checkpoint_every=self.checkpoint_every,
+            resume=self.resume,
+            log_path=self._log_path(),
         )
 
     def _make_model(self, seed):
-        return GPT2(
+        model = GPT2(
             self._vocab_size, self.context_length, self.n_layer, self.n_head,
             self.n_embd, seed=seed,
-        ).to(self._machine.device)
+        )
+        if self.initial_weights is not None:
+            load_weights(model, self.initial_weights)
+        return model.to(self._machine.device)
 
     def evaluate_result(self, evaluated, report):
         """Evaluate a model, and say all that a report needs.
@@ -196,6 +216,9 @@ class Objective(BaseObjective):
             stop_at_target=int(self.stop_at_target),
             diverged=int(not math.isfinite(val_loss + train_loss)),
             eval_seconds=eval_seconds,
+            # Seconds since 1970: tells which runs were trained side by side.
+            wall_time=time.time(),
+            weights=str(self._weights_path() or ""),
             num_parameters=num_parameters,
             world_size=self._train_loader.world_size,
             num_threads=torch.get_num_threads(),
@@ -203,6 +226,23 @@ class Objective(BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+
+    def _log_path(self):
+        """The file for the evaluations of this run; None if there is none."""
+        if self.log == "csv":
+            return self.get_run_output_path() / "evaluations.csv"
+
+    def _weights_path(self):
+        """The file for the weights of this run; None if they aren't kept."""
+        if self.save_weights:
+            return self.get_run_output_path() / "weights.safetensors"
+
+    def save_final_results(self, evaluated, report):
+        """Keep the weights that were evaluated last, if asked for."""
+        path = self._weights_path()
+        if path:
+            with evaluated() as model:
+                save_weights(model, path)
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""

@@ -7,12 +7,13 @@ import contextlib
 import functools
 
 from benchopt import BaseSolver
-from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.progress import Progress
+from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
@@ -48,8 +49,8 @@ class TrainingSolver(Keyed, BaseSolver):
 
     # benchopt's own tests ask a solver that has no problem yet for its next
     # evaluation.
-    _evaluations = ()
-    trainer = None
+    evaluations = ()
+    trainer = progress = None
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -82,7 +83,8 @@ class TrainingSolver(Keyed, BaseSolver):
         )
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine):
+                      micro_batch_size, compile, machine, checkpoint_every=0,
+                      resume=False, log_path=None):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -96,6 +98,11 @@ class TrainingSolver(Keyed, BaseSolver):
         compile : bool or "auto"
         machine : Machine
             Device and precision.
+        checkpoint_every : int, "auto" or str
+        resume : bool
+            See ``benchmark_utils.resume.Resumable``.
+        log_path : Path or None
+            See ``benchmark_utils.progress.Progress``.
 
         Raises
         ------
@@ -118,36 +125,23 @@ class TrainingSolver(Keyed, BaseSolver):
         self._loader = train_loader
         self._micro_batch_option = micro_batch_size
         self._compile_option = compile
-        self._machine = machine
-        self._evaluations = evaluation_steps(self.num_steps, eval_every)
+        self.machine = machine
+        self._checkpoint_every, self._resume = checkpoint_every, resume
+        self._log_path = log_path
+        self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(machine.describe())
         share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
-            f"{self.num_steps} steps, {len(self._evaluations)} evaluations of "
+            f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "
             f"{val_tokens} tokens, every {eval_every} steps and finer at the "
             f"end: about {share:.0%} of the time is evaluation (val_tokens "
             "and eval_every decide)"
         )
 
-    def describe_limits(self, max_runs, timeout):
-        """Warnings about limits of benchopt that can end a run early."""
-        if timeout is not None:
-            yield (
-                f"{self.name} stops at the first evaluation after {timeout:g}"
-                " s, evaluations included (benchopt's --timeout, 100 s "
-                "unless given). Pass --no-timeout to train to the end."
-            )
-        if max_runs < len(self._evaluations) - 1:
-            yield (
-                f"{self.name} stops after {max_runs + 1} of its "
-                f"{len(self._evaluations)} evaluations (benchopt's "
-                "--max-runs). Pass --max-runs 100000 to train to the end."
-            )
-
     def get_next(self, stop_val):
         """The next step after which the run is evaluated."""
-        later = (step for step in self._evaluations if step > stop_val)
+        later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
     def warm_up(self):
@@ -163,26 +157,30 @@ class TrainingSolver(Keyed, BaseSolver):
         # its activations is on the clock, nor what is queued on the device.
         self.trainer.accumulate_gradients(*self._first_micro_batch())
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        synchronize(self._machine.device)
+        synchronize(self.machine.device)
+        self._resumable = Resumable(
+            self, callback, self._checkpoint_every, self._resume
+        )
 
     def run(self, callback):
         trainer = self.trainer
-        with contextlib.closing(
-            trainer.batches(self.num_steps)
-        ) as batches, tqdm(
-            total=self.num_steps, initial=trainer.step, desc=self.name,
-            unit="step", leave=False, disable=None, mininterval=1.0,
-        ) as progress:
+        with (
+            self._resumable,
+            contextlib.closing(trainer.batches(self.num_steps)) as batches,
+            Progress(self, self._log_path) as self.progress,
+        ):
             while True:
+                self._resumable.before_callback()
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self._evaluations:
-                    synchronize(self._machine.device)
+                if trainer.step in self.evaluations:
+                    synchronize(self.machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
-                progress.update()
+                self.progress.step()
+        self._resumable.finish()
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""
@@ -203,7 +201,8 @@ class TrainingSolver(Keyed, BaseSolver):
                 learning_rate=trainer.learning_rate,
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
-                peak_memory_mib=peak_memory(self._machine.device) / 2**20,
+                peak_memory_mib=peak_memory(self.machine.device) / 2**20,
+                times_resumed=self._resumable.times_resumed,
             ),
         )
 
@@ -214,7 +213,7 @@ class TrainingSolver(Keyed, BaseSolver):
         if _holder is not None:
             _holder.release()
         _holder = self
-        device = self._machine.device
+        device = self.machine.device
         release_memory(device)
         seed_generators(self._seed)
         model = self._make_model()
@@ -237,7 +236,7 @@ class TrainingSolver(Keyed, BaseSolver):
                 cooldown=self.cooldown,
             ),
             max_grad_norm=self.max_grad_norm,
-            micro_batch_size=micro_batch_size, dtype=self._machine.dtype,
+            micro_batch_size=micro_batch_size, dtype=self.machine.dtype,
         )
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
@@ -252,7 +251,7 @@ class TrainingSolver(Keyed, BaseSolver):
             self.trainer = None
 
     def _first_batch(self):
-        return next(self._loader.batches(self._machine.device, stop_step=1))
+        return next(self._loader.batches(self.machine.device, stop_step=1))
 
     def _first_micro_batch(self):
         inputs, targets = self._first_batch()
@@ -264,7 +263,7 @@ class TrainingSolver(Keyed, BaseSolver):
             self.num_steps * self._loader.tokens_per_step
         )
         self._compiled, reason = choose_compile(
-            self._compile_option, self._machine.device, flops
+            self._compile_option, self.machine.device, flops
         )
         say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
 

@@ -18,7 +18,9 @@ class TargetCriterion(StoppingCriterion):
 
     def get_runner_instance(self, max_runs=1, timeout=None, terminal=None,
                             solver=None, run_key=None):
-        for warning in solver.describe_limits(max_runs, timeout):
+        for warning in describe_limits(
+            solver.name, len(solver.evaluations), max_runs, timeout
+        ):
             print(f"\nWARNING: {warning}")
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, terminal=terminal,
@@ -33,6 +35,8 @@ class TargetCriterion(StoppingCriterion):
         last["objective_tokens_per_second"] = tokens_per_second(
             objective_list
         )
+        if self.solver.progress:
+            self.solver.progress.evaluated(objective_list)
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         return stop, status, next_stop_val
@@ -41,6 +45,22 @@ class TargetCriterion(StoppingCriterion):
         last = objective_list[-1]
         progress = last["objective_step"] / last["objective_num_steps"]
         return stop_reason(last) is not None, float(progress)
+
+
+def describe_limits(name, num_evaluations, max_runs, timeout):
+    """Yield warnings about limits of benchopt that can end a run early."""
+    if timeout is not None:
+        yield (
+            f"{name} stops at the first evaluation after {timeout:g} s, "
+            "evaluations included (benchopt's --timeout, 100 s unless given)."
+            " Pass --no-timeout to train to the end."
+        )
+    if max_runs < num_evaluations - 1:
+        yield (
+            f"{name} stops after {max_runs + 1} of its {num_evaluations} "
+            "evaluations (benchopt's --max-runs). Pass --max-runs 100000 to "
+            "train to the end."
+        )
 
 
 def stop_reason(row):

@@ -30,6 +30,13 @@ def selector(name, parameters):
     return f"{name}[{options}]"
 
 
+def read_plain(path):
+    """Results with the plain names of their columns."""
+    return read_results(path).rename(columns=lambda name: (
+        name if name == "objective_name" else name.removeprefix("objective_")
+    ))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_home(tmp_path_factory):
     """Generated data goes to a folder of the tests' own."""
@@ -73,9 +80,7 @@ def run(tmp_path):
             ],
             **options,
         )
-        frame = read_results(results)
-        return frame.rename(columns=lambda name: name.removeprefix(
-            "objective_") if name != "objective_name" else name)
+        return read_plain(results)
 
     return run
 

@@ -2,9 +2,12 @@
 that names the parameter and says what to do."""
 import numpy as np
 import pytest
+import torch
 from benchopt.utils.run_context import RunContext
+from safetensors.torch import save_file
 
 from benchmark_utils.data.shards import write_shard
+from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.training.trainer import Trainer
 from conftest import TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
@@ -62,6 +65,23 @@ def refused(bench, monkeypatch):
 def test_objective(refused, parameters, parts):
     message = refused(objective=parameters)
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda w: w.pop("final_norm.bias"), "final_norm.bias none for [32]"),
+    (lambda w: w.update({"other": torch.zeros(3)}), "other [3] for none"),
+    (lambda w: w.update({"final_norm.bias": torch.zeros(3)}),
+     "final_norm.bias [3] for [32]"),
+    (None, "can't be read"),
+])
+def test_weights_of_another_model(refused, tmp_path, change, message):
+    path = tmp_path / "weights.safetensors"
+    weights = GPT2(256, 32, 2, 2, 32).state_dict()
+    if change:
+        change(weights)
+        save_file(weights, path)
+    found = refused(objective={"initial_weights": str(path)})
+    assert message in found and str(path) in found
 
 
 @pytest.mark.parametrize("parameters, parts", [

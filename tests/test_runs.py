@@ -2,8 +2,10 @@
 leaves a trace in another."""
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from benchopt.utils.run_context import RunContext
@@ -41,6 +43,49 @@ def test_a_run_stops_at_the_target(run):
         128 * last.steps_to_target
     )
     assert before.time < last.seconds_to_target < last.time
+
+
+def test_a_run_can_go_on_below_the_target(run):
+    """The numbers to the target are the same, to the last digit."""
+    solver = {"Adam": {"num_steps": 120}}
+    objective = {"target": 4.8, "eval_every": 10}
+    stopped = run(solver, objective)
+    whole = run(solver, objective | {"stop_at_target": False})
+    assert stopped.step.iloc[-1] < 120 and whole.step.iloc[-1] == 120
+    assert (whole.stop_reason == "horizon").all()
+    assert whole.target_reached.iloc[-1] == 1
+    for column in ("steps_to_target", "tokens_to_target"):
+        assert whole[column].iloc[0] == stopped[column].iloc[0] < 16_000
+    rows = len(stopped)
+    assert np.array_equal(measured(stopped), measured(whole)[:rows])
+
+
+def test_weights_can_be_kept_and_started_from(run, tmp_path):
+    """What one run kept, another evaluates to the same loss; and its own
+    initialisation is not used."""
+    kept = run({"Adam": {"num_steps": 10}}, {"save_weights": True})
+    path, = set(kept.weights)
+    assert Path(path).is_relative_to(tmp_path)
+    assert Path(path).name == "weights.safetensors"
+    assert not [p for p in tmp_path.rglob("tmp*") if p.is_file()]
+    # benchopt reads no path with "=" in it.
+    copy = shutil.copy(path, tmp_path / "weights.safetensors")
+    frame = run(
+        {"SGD": {"num_steps": 5}},
+        {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert frame.step.tolist() == [0]
+    assert frame.value.iloc[0] == kept.value.iloc[-1]
+
+
+def test_averaged_weights_are_the_ones_kept(run, tmp_path):
+    solver = {"schedule-free adamw": {"num_steps": 10}}
+    kept = run(solver, {"save_weights": True})
+    copy = shutil.copy(kept.weights.iloc[0], tmp_path / "weights")
+    again = run(
+        {"SGD": {}}, {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert again.value.iloc[0] == kept.value.iloc[-1]
 
 
 def test_a_run_trains_its_whole_horizon_otherwise(run):
@@ -222,6 +267,43 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
         TrainingSolver.run.__globals__, "synchronize", drain
     )
     assert run().time.max() < 1.0
+
+
+def test_each_evaluation_is_a_line_where_there_is_no_terminal(run, capsys):
+    frame = run({"Adam": {}}, {"target": 2.0}, n_repetitions=2)
+    lines = [
+        line for line in capsys.readouterr().out.splitlines()
+        if "val_loss" in line
+    ]
+    assert len(lines) == len(frame) == 8
+    first = frame[(frame.idx_rep == 1) & (frame.step == 5)].iloc[0]
+    for part in (
+        "repetition 2: step 5 of 10,",
+        f"val_loss {first.value:.4f}, target 2 (+{first.value - 2:.4f})",
+        f"{first.tokens_per_second:,.0f} tokens/s, at most 0 s left",
+    ):
+        assert part in lines[5]
+
+
+def test_evaluations_are_in_a_file_while_the_run_trains(
+        run, monkeypatch, tmp_path):
+    """What is there at the last step has all evaluations before it."""
+    read = []
+    step = Trainer.train_step
+
+    def reading_step(trainer, inputs, targets):
+        if trainer.step == 9:
+            path, = tmp_path.rglob("evaluations.csv")
+            read.append(pd.read_csv(path))
+        step(trainer, inputs, targets)
+
+    monkeypatch.setattr(Trainer, "train_step", reading_step)
+    frame = run({"Adam": {}}, {"log": "csv"})
+    assert read[0].step.tolist() == [0, 5, 9]
+    path, = tmp_path.rglob("evaluations.csv")
+    whole = pd.read_csv(path)
+    for name in ("step", "value", "train_loss", "time", "tokens_per_second"):
+        assert whole[name].tolist() == frame[name].tolist()
 
 
 def test_results_describe_the_run(run):
