@@ -4,7 +4,7 @@ from benchopt import BasePlot
 
 from benchmark_utils import traces
 from benchmark_utils.results.curves import (
-    AXES, highest_loss, in_order, median_curves, seed_curves
+    AXES, highest_loss, in_order, median_curves, seed_curves, shows_target
 )
 from benchmark_utils.results.problems import (
     describe, outcome, problem_options, select
@@ -49,10 +49,11 @@ class Plot(BasePlot):
                 trace, traces.some(curve["x"], curve["val_loss"], style)
             ]
         target = evaluations["target"].iloc[0]
-        drawn.append(traces.line(
-            [curves["x"].min(), curves["x"].max()], [target, target],
-            {"label": f"target {target:.4g}", "color": traces.GREY},
-        ))
+        if shows_target(evaluations, near_target=zoom == NEAR):
+            drawn.append(traces.line(
+                [curves["x"].min(), curves["x"].max()], [target, target],
+                {"label": f"target {target:.4g}", "color": traces.GREY},
+            ))
         return drawn
 
     def get_metadata(self, df, against, zoom, lines, problem):

@@ -5,7 +5,7 @@ import pytest
 from made_curves import CASES
 
 from benchmark_utils.results.curves import (
-    highest_loss, median_curves, seed_curves, share_reached
+    highest_loss, median_curves, seed_curves, share_reached, shows_target
 )
 from benchmark_utils.results.problems import problem_names
 from benchmark_utils.results.savings import steps_saved
@@ -107,6 +107,21 @@ def test_a_curve_enters_the_zoom_where_it_crosses_its_upper_end():
     ])
     # It leaves between steps 20 and 30: there is no line there.
     assert curve["val_loss"].isna().sum() == 1
+
+
+def test_a_zoom_far_from_the_target_is_on_the_runs():
+    """The target would take up all of its height."""
+    far = pd.concat([
+        run_of([5.5, 4.1, 3.9], [0, 1, 2], 0),
+        run_of([5.5, 4.2, 4.0], [0, 1, 2], 1),
+        run_of([5.5, 5.4, 5.3], [0, 1, 2], 2),
+    ])
+    highest = highest_loss(far, near_target=True)
+    assert highest == pytest.approx(4 + 0.05 * 1.5)
+    assert not shows_target(far, near_target=True)
+    assert shows_target(far)
+    near = run_of([5, 3, 2.05], [0, 1, 2])
+    assert shows_target(near, near_target=True)
 
 
 def test_shares_at_the_target_are_kaplan_meiers():

@@ -19,14 +19,26 @@ def highest_loss(evaluations, near_target=False):
     """The upper end of the axis of losses, in nats per token.
 
     A loss far above that of the untrained model would hide all the others.
-    Near the target, the axis shows the last 5 % of the way; to the lowest
-    loss there is, where no run reached the target.
+    Near the target, the axis shows the last 5 % of the way; to the median of
+    the runs' lowest losses, where most runs did not reach the target.
     """
     start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
     if not near_target:
         return 1.2 * start
-    goal = max(evaluations["target"].iloc[0], evaluations["val_loss"].min())
+    lowest = evaluations.groupby(["label"] + SEED)["val_loss"].min()
+    goal = max(evaluations["target"].iloc[0], lowest.median())
     return goal + ZOOM * (start - goal)
+
+
+def shows_target(evaluations, near_target=False):
+    """Whether the target is in a picture: always in one of whole runs; near
+    the target if a run came about as near as the picture is high."""
+    if not near_target:
+        return True
+    highest = highest_loss(evaluations, near_target)
+    target = evaluations["target"].iloc[0]
+    lowest = evaluations["val_loss"].min()
+    return bool(lowest - target <= highest - lowest)
 
 
 def in_order(curves, labels):
