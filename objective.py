@@ -14,14 +14,16 @@ from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
     Machine, check_one_process, device_name, dtype_name
 )
+from benchmark_utils.errors import readable
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.models.weights import load_weights, save_weights
+from benchmark_utils.parameters import CheckedParameters
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
 
 
-class Objective(BaseObjective):
+class Objective(CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
     The model, its initialisation, the order of the tokens, the batch and the
@@ -89,56 +91,45 @@ class Objective(BaseObjective):
         "dataset": {"name": "Simulated"},
     }
 
-    def set_data(self, train, val, target, entropy, repeat):
+    @readable
+    def set_data(self, train, val, target, entropy, repeat,
+                 bytes_per_token=None):
         """Check the problem as a whole, before anything is computed.
 
         Parameters
         ----------
         train, val : TokenShards
-        target : float
-            The loss to reach on this data, in nats per token.
+        target : float or None
+            The loss to reach on this data, in nats per token. None if the
+            data set has none of its own.
         entropy : float or None
             What no model can be better than, where it is known.
         repeat : bool
             Whether training may read the data again.
+        bytes_per_token : float or None
+            Mean over the validation tokens of the bytes of text that a token
+            stands for, where it is known.
         """
-        for name in (
-            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
-            "sequence_length", "val_tokens",
-        ):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
-        if not self._target > 0:
+        if self._target is None:
             raise ValueError(
-                f"target={self._target} must be a loss above 0, in nats per "
-                "token."
+                "These data have no target of their own: give one, in nats "
+                'per token, such as -o "nanoGPT[target=3.5]".'
             )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "
                 f"{entropy:.4f} nats per token: no model can reach it."
             )
-        if self.sequence_length > self.context_length:
-            raise ValueError(
-                f"sequence_length={self.sequence_length} is longer than the "
-                f"model's context_length={self.context_length}."
-            )
         self._train_loader = BatchLoader(
             train, self.batch_size, self.sequence_length, repeat=repeat
         )
         self._val_loader = self._make_val_loader(val)
         self._vocab_size = train.vocab_size
+        self._bytes_per_token = bytes_per_token
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
-        rows, rest = divmod(self.val_tokens, self.sequence_length)
-        if rest or rows < 1:
-            raise ValueError(
-                f"val_tokens={self.val_tokens} must be a multiple of "
-                f"sequence_length={self.sequence_length}."
-            )
         available = len(val.arrays[0]) - 1
         if self.val_tokens > available:
             usable = available // self.sequence_length * self.sequence_length
@@ -147,8 +138,10 @@ class Objective(BaseObjective):
                 f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
                 f"holds {available + 1}. Use val_tokens={usable} or less."
             )
+        rows = self.val_tokens // self.sequence_length
         return BatchLoader(val, rows, self.sequence_length)
 
+    @readable
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
@@ -198,7 +191,8 @@ class Objective(BaseObjective):
         -------
         row : dict
             Numbers and strings. ``value`` is the validation loss in nats per
-            token; a loss that is not finite is inf.
+            token; a loss that is not finite is inf. ``bits_per_byte`` is the
+            same loss where the bytes of the text are known.
         """
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
@@ -207,7 +201,7 @@ class Objective(BaseObjective):
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
-        return report | dict(
+        row = report | dict(
             value=_finite_or_inf(val_loss),
             tokens=report["step"] * self._train_loader.tokens_per_step,
             train_loss=_finite_or_inf(train_loss),
@@ -226,6 +220,11 @@ class Objective(BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+        if self._bytes_per_token is not None:
+            row["bits_per_byte"] = row["value"] / (
+                math.log(2) * self._bytes_per_token
+            )
+        return row
 
     def _log_path(self):
         """The file for the evaluations of this run; None if there is none."""

@@ -10,16 +10,19 @@ from benchopt import BaseSolver
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
+from benchmark_utils.errors import noted
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.parameters import CheckedParameters
 from benchmark_utils.progress import Progress
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
+from benchmark_utils.training.movement import weight_sums
 from benchmark_utils.training.schedules import (
-    check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
+    choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
 from benchmark_utils.training.trainer import Trainer, seed_generators
@@ -30,7 +33,7 @@ from benchmark_utils.training.trainer import Trainer, seed_generators
 _holder = None
 
 
-class TrainingSolver(Keyed, BaseSolver):
+class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
@@ -42,6 +45,9 @@ class TrainingSolver(Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
+    required_parameters = (
+        "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
+    )
     # Packages that the solver imports, beyond torch.
     requirements = []
     # benchopt's own test trains for a few steps.
@@ -82,6 +88,7 @@ class TrainingSolver(Keyed, BaseSolver):
             weight_decay=self.aux_weight_decay,
         )
 
+    @noted
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
                       micro_batch_size, compile, machine, checkpoint_every=0,
                       resume=False, log_path=None):
@@ -109,9 +116,6 @@ class TrainingSolver(Keyed, BaseSolver):
         ValueError
             Naming the parameter, before anything is computed.
         """
-        check_schedule(
-            self.num_steps, self.warmup_steps, self.schedule, self.cooldown
-        )
         rows = train_loader.rank_batch_size
         choose_micro_batch(rows, rows, micro_batch_size)
         # A forward pass is a third of a training step's work.
@@ -144,6 +148,7 @@ class TrainingSolver(Keyed, BaseSolver):
         later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
+    @noted
     def warm_up(self):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
@@ -151,6 +156,7 @@ class TrainingSolver(Keyed, BaseSolver):
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
+    @noted
     def pre_run_hook(self, callback):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
@@ -162,6 +168,7 @@ class TrainingSolver(Keyed, BaseSolver):
             self, callback, self._checkpoint_every, self._resume
         )
 
+    @noted
     def run(self, callback):
         trainer = self.trainer
         with (
@@ -199,6 +206,9 @@ class TrainingSolver(Keyed, BaseSolver):
                 # model on the first batch.
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
+                weights_moved=int(
+                    not weight_sums(trainer.model).equal(self._first_sums)
+                ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
                 peak_memory_mib=peak_memory(self.machine.device) / 2**20,
@@ -238,6 +248,7 @@ class TrainingSolver(Keyed, BaseSolver):
             max_grad_norm=self.max_grad_norm,
             micro_batch_size=micro_batch_size, dtype=self.machine.dtype,
         )
+        self._first_sums = weight_sums(model)
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
             f"of {micro_batch_size} x {length}"

@@ -63,12 +63,12 @@ def test_the_views_of_the_page_exist(bench):
 
 
 def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
-    run({"Adam": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
+    run({"AdamW": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
         n_repetitions=2)
     frame = read_results(tmp_path / "results.parquet")
     assert np.isinf(frame.objective_value).any()
     data, _ = bench.get_plot_data(frame, ["validation_loss"])
-    adam = frame[frame.solver_name.str.startswith("Adam")]
+    adamw = frame[frame.solver_name.str.startswith("AdamW")]
     for against, column in [
         ("steps", "objective_step"), ("tokens", "objective_tokens"),
         ("seconds", "time"),
@@ -78,8 +78,8 @@ def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
             "Simulated"
         )
         line, _, sgd, *_, target = data["validation_loss"][key]["data"]
-        rows = adam.groupby("stop_val")
-        assert line["label"] == "Adam"
+        rows = adamw.groupby("stop_val")
+        assert line["label"] == "AdamW"
         assert line["x"] == pytest.approx(rows[column].mean().tolist())
         assert line["y"] == pytest.approx(
             rows.objective_value.median().tolist()

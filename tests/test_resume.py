@@ -88,19 +88,19 @@ def test_repetitions_and_other_settings_have_their_own(
         run, interrupt, folder, capsys):
     interrupt(8)
     with pytest.raises(RuntimeError):
-        run({"Adam": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
+        run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
     assert len(list(folder.glob("*/*/step_*6"))) == 4
     interrupt(None)
     capsys.readouterr()
     # Neither another rate, nor another seed, nor another problem.
-    run({"Adam": {"learning_rate": 0.02}}, EVERY_3)
-    run({"Adam": {}}, EVERY_3 | {"batch_size": 8})
-    run({"Adam": {}}, EVERY_3, dataset={"margin": 0.2})
+    run({"AdamW": {"learning_rate": 0.02}}, EVERY_3)
+    run({"AdamW": {}}, EVERY_3 | {"batch_size": 8})
+    run({"AdamW": {}}, EVERY_3, dataset={"margin": 0.2})
     assert "Continues" not in capsys.readouterr().out
-    resumed = run({"Adam": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
+    resumed = run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
     assert capsys.readouterr().out.count("Continues from step 6") == 4
     assert measured(resumed) == measured(
-        run({"Adam": {}, "SGD": {}}, n_repetitions=2)
+        run({"AdamW": {}, "SGD": {}}, n_repetitions=2)
     )
 
 
@@ -143,7 +143,7 @@ def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
     monkeypatch.setattr(Trainer, "train_step", slow_step)
     monkeypatch.setattr(checkpoints, "save", save)
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    solver = {"Adam": {"num_steps": 70}}
+    solver = {"AdamW": {"num_steps": 70}}
     run(solver, {"checkpoint_every": "'2min'"})
     assert saved == [12, 24, 36, 48, 60]
     saved.clear()
@@ -258,7 +258,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
 class Killed:
     """Runs of ``killed_run.py`` in processes of their own."""
 
-    def __init__(self, folder, solver="Adam", repetitions=1):
+    def __init__(self, folder, solver="AdamW", repetitions=1):
         self.solver, self.repetitions = solver, str(repetitions)
         self.results = folder / "results.parquet"
         self.environment = os.environ | {

@@ -19,7 +19,7 @@ from conftest import TINY_SOLVER
 MEASURED = ["step", "tokens", "value", "train_loss", "learning_rate"]
 
 
-def measured(frame, solver="Adam", rep=0):
+def measured(frame, solver="AdamW", rep=0):
     rows = frame[
         frame.solver_name.str.startswith(solver) & (frame.idx_rep == rep)
     ]
@@ -29,7 +29,7 @@ def measured(frame, solver="Adam", rep=0):
 
 def test_a_run_stops_at_the_target(run):
     frame = run(
-        {"Adam": {"num_steps": 200}}, {"target": 4.5, "eval_every": 10}
+        {"AdamW": {"num_steps": 200}}, {"target": 4.5, "eval_every": 10}
     )
     last = frame.iloc[-1]
     assert last.value < 4.5 <= frame.value.iloc[-2]
@@ -47,7 +47,7 @@ def test_a_run_stops_at_the_target(run):
 
 def test_a_run_can_go_on_below_the_target(run):
     """The numbers to the target are the same, to the last digit."""
-    solver = {"Adam": {"num_steps": 120}}
+    solver = {"AdamW": {"num_steps": 120}}
     objective = {"target": 4.8, "eval_every": 10}
     stopped = run(solver, objective)
     whole = run(solver, objective | {"stop_at_target": False})
@@ -63,7 +63,7 @@ def test_a_run_can_go_on_below_the_target(run):
 def test_weights_can_be_kept_and_started_from(run, tmp_path):
     """What one run kept, another evaluates to the same loss; and its own
     initialisation is not used."""
-    kept = run({"Adam": {"num_steps": 10}}, {"save_weights": True})
+    kept = run({"AdamW": {"num_steps": 10}}, {"save_weights": True})
     path, = set(kept.weights)
     assert Path(path).is_relative_to(tmp_path)
     assert Path(path).name == "weights.safetensors"
@@ -89,7 +89,7 @@ def test_averaged_weights_are_the_ones_kept(run, tmp_path):
 
 
 def test_a_run_trains_its_whole_horizon_otherwise(run):
-    frame = run({"Adam": {"num_steps": 12}})
+    frame = run({"AdamW": {"num_steps": 12}})
     assert frame.step.tolist() == [0, 5, 10, 11, 12]
     assert frame.stop_val.tolist() == frame.step.tolist()
     assert frame.tokens.tolist() == [4 * 32 * step for step in frame.step]
@@ -103,7 +103,7 @@ def test_a_run_trains_its_whole_horizon_otherwise(run):
     {"schedule": "linear", "cooldown": 0.0}, {"warmup_steps": 12},
 ])
 def test_a_horizon_without_cooldown_is_trained_to_its_end(run, schedule):
-    frame = run({"Adam": {"num_steps": 12} | schedule})
+    frame = run({"AdamW": {"num_steps": 12} | schedule})
     assert frame.step.iloc[-1] == 12
     assert frame.learning_rate.iloc[-1] == TINY_SOLVER["learning_rate"]
 
@@ -117,8 +117,8 @@ def test_a_loss_that_does_not_improve_is_trained_to_the_end(run):
 
 def test_a_diverged_run_keeps_its_rows_and_the_next_is_untouched(run):
     broken = {"num_steps": 40, "learning_rate": 1e6, "max_grad_norm": 0}
-    frame = run({"SGD": broken, "Adam": {}})
-    alone = run({"Adam": {}})
+    frame = run({"SGD": broken, "AdamW": {}})
+    alone = run({"AdamW": {}})
     sgd = frame[frame.solver_name.str.startswith("SGD")]
     assert sgd.diverged.tolist()[-1] == 1 and sgd.diverged.iloc[0] == 0
     assert (sgd.stop_reason == "diverged").all()
@@ -132,13 +132,13 @@ def test_a_time_out_is_announced_and_recorded(run, capsys):
     frame = run(timeout=0.0)
     assert frame.stop_reason.tolist() == ["timeout"]
     output = capsys.readouterr().out
-    warning = output.index("WARNING: Adam stops at the first evaluation")
+    warning = output.index("WARNING: AdamW stops at the first evaluation")
     assert "--no-timeout" in output[warning:]
     assert warning < output.index("initialization")
 
 
 def test_too_few_evaluations_are_announced_and_recorded(run, capsys):
-    frame = run({"Adam": {"num_steps": 12}}, max_runs=2)
+    frame = run({"AdamW": {"num_steps": 12}}, max_runs=2)
     assert frame.step.tolist() == [0, 5, 10]
     assert (frame.stop_reason == "max_runs").all()
     assert "stops after 3 of its 5 evaluations" in capsys.readouterr().out
@@ -151,8 +151,8 @@ def test_an_unlimited_run_warns_of_nothing(run, capsys):
 
 def test_runs_leave_no_trace_in_each_other(run):
     """Two solvers and two repetitions in one process, against each alone."""
-    together = run({"SGD": {}, "Adam": {}}, n_repetitions=2)
-    adam = run({"Adam": {}}, n_repetitions=2)
+    together = run({"SGD": {}, "AdamW": {}}, n_repetitions=2)
+    adam = run({"AdamW": {}}, n_repetitions=2)
     sgd = run({"SGD": {}})
     for rep in (0, 1):
         assert np.array_equal(
@@ -169,10 +169,10 @@ def test_parallel_runs_equal_sequential_ones(run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     # Two runs share a processor's cores, whatever the number of this one's.
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
-    parallel = run({"SGD": {}, "Adam": {}}, n_jobs=2)
+    parallel = run({"SGD": {}, "AdamW": {}}, n_jobs=2)
     assert (parallel.num_threads == 1).all()
-    sequential = run({"SGD": {}, "Adam": {}})
-    for solver in ("Adam", "SGD"):
+    sequential = run({"SGD": {}, "AdamW": {}})
+    for solver in ("AdamW", "SGD"):
         assert np.array_equal(
             measured(parallel, solver), measured(sequential, solver)
         )
@@ -220,7 +220,7 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
             TrainingSolver, name, slow(getattr(TrainingSolver, name))
         )
     start = time.perf_counter()
-    frame = run({"Adam": {"num_steps": 5}})
+    frame = run({"AdamW": {"num_steps": 5}})
     assert time.perf_counter() - start > 4.0
     assert frame.time.iloc[-1] < 0.6
     assert (frame.eval_seconds > 0.59).all()
@@ -239,7 +239,7 @@ def test_the_clock_includes_all_training_work(run, monkeypatch):
         TrainingSolver.run.__globals__, "synchronize",
         lambda _: time.sleep(0.2),
     )
-    frame = run({"Adam": {"num_steps": 5, "warmup_steps": 1}})
+    frame = run({"AdamW": {"num_steps": 5, "warmup_steps": 1}})
     assert frame.step.tolist() == [0, 5]
     assert 0.2 <= frame.time.iloc[0] < 0.4
     assert 2 * 0.2 + 5 * 0.05 <= frame.time.iloc[1]
@@ -344,7 +344,7 @@ def test_bfloat16_follows_float32(run):
     solver = {"num_steps": 200, "warmup_steps": 20, "learning_rate": 3e-3}
     losses = {
         dtype: run(
-            {"Adam": solver},
+            {"AdamW": solver},
             {"dtype": dtype, "batch_size": 16, "eval_every": 20},
             {"train_tokens": 150_000},
         ).value
