@@ -2,6 +2,7 @@
 
     benchopt run . --config configs/quickstart.yml
 """
+import contextlib
 import functools
 import math
 import time
@@ -11,11 +12,12 @@ from benchopt import BaseObjective
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
-    autocast, check_one_process, choose_device, choose_dtype, dtype_name
+    Machine, check_one_process, describe_device, dtype_name
 )
-from benchmark_utils.models.gpt2 import GPT2, activation_bytes
+from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.stopping import TargetCriterion
-from benchmark_utils.training.memory import keep_freed_memory, max_micro_batch
+from benchmark_utils.training.evaluation import evaluate
+from benchmark_utils.training.memory import keep_freed_memory
 
 
 class Objective(BaseObjective):
@@ -50,6 +52,8 @@ class Objective(BaseObjective):
         "eval_every": ["auto"],
         # Nats per token; None is the dataset's own.
         "target": [None],
+        # Whether a run ends at the target, or goes on to its horizon.
+        "stop_at_target": [True],
         # How the machine computes it: see benchmark_utils/device.py.
         "device": ["auto"],
         "dtype": ["auto"],
@@ -61,8 +65,9 @@ class Objective(BaseObjective):
     parameter_template = (
         "{n_layer}x{n_embd},heads={n_head},context={context_length},"
         "batch={batch_size}x{sequence_length},val={val_tokens},"
-        "every={eval_every},target={target},device={device},dtype={dtype},"
-        "micro={micro_batch_size},compile={compile}"
+        "every={eval_every},target={target},stop={stop_at_target},"
+        "device={device},dtype={dtype},micro={micro_batch_size},"
+        "compile={compile}"
     )
 
     test_config = {
@@ -85,9 +90,12 @@ class Objective(BaseObjective):
         repeat : bool
             Whether training may read the data again.
         """
-        for name, (default, *_) in self.parameters.items():
+        for name in (
+            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
+            "sequence_length", "val_tokens",
+        ):
             value = getattr(self, name)
-            if type(default) is int and type(value) is not int:
+            if type(value) is not int:
                 raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
         if not self._target > 0:
@@ -134,13 +142,8 @@ class Objective(BaseObjective):
         ``TrainingSolver.set_objective``."""
         check_one_process()
         keep_freed_memory()
-        self._device, device_reason = choose_device(self.device)
-        self._dtype, dtype_reason = choose_dtype(self.dtype, self._device)
-        limits = (
-            self.sequence_length, self._device,
-            activation_bytes(self.n_layer, self.n_embd),
-        )
-        self._evaluation_rows = max_micro_batch(*limits, evaluation=True)
+        self._machine = Machine.choose(self.device, self.dtype)
+        # Training batches are checked once the horizon is known.
         self._val_loader.check_horizon(1)
         return dict(
             # A fresh model for each run: what one run trains, no other sees.
@@ -151,39 +154,25 @@ class Objective(BaseObjective):
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
-            max_micro_batch=max_micro_batch(*limits),
-            device=self._device,
-            dtype=self._dtype,
             compile=self.compile,
-            description=(
-                f"Training on {self._device} ({device_reason}) in "
-                f"{dtype_name(self._dtype)} ({dtype_reason})"
-            ),
+            machine=self._machine,
         )
 
     def _make_model(self, seed):
         return GPT2(
             self._vocab_size, self.context_length, self.n_layer, self.n_head,
             self.n_embd, seed=seed,
-        ).to(self._device)
+        ).to(self._machine.device)
 
-    def evaluate_result(self, model, step, num_steps, train_loss,
-                        learning_rate, micro_batch_size, compiled,
-                        peak_memory):
+    def evaluate_result(self, evaluated, report):
         """Evaluate a model, and say all that a report needs.
 
         Parameters
         ----------
-        model : GPT2
-        step, num_steps : int
-            Steps done, and the horizon.
-        train_loss : float
-            Mean since the last evaluation, in nats per token.
-        learning_rate : float
-            Of the last step.
-        micro_batch_size : int, in rows
-        compiled : {0, 1}
-        peak_memory : int, in bytes
+        evaluated : function without arguments, returns a context manager
+            Within the context, the model has the weights to evaluate.
+        report : dict
+            What the solver says of its run: see ``TrainingSolver.get_result``.
 
         Returns
         -------
@@ -191,64 +180,39 @@ class Objective(BaseObjective):
             Numbers and strings. ``value`` is the validation loss in nats per
             token; a loss that is not finite is inf.
         """
+        device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
-        val_loss = self._evaluate(model)
+        with evaluated() as model:
+            val_loss = evaluate(model, self._val_loader, dtype)
+            num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
-        return dict(
+        train_loss = report["train_loss"]
+        return report | dict(
             value=_finite_or_inf(val_loss),
-            step=step,
-            tokens=step * self._train_loader.tokens_per_step,
-            num_steps=num_steps,
+            tokens=report["step"] * self._train_loader.tokens_per_step,
             train_loss=_finite_or_inf(train_loss),
-            learning_rate=learning_rate,
             target=self._target,
             target_reached=int(val_loss < self._target),
+            stop_at_target=int(self.stop_at_target),
             diverged=int(not math.isfinite(val_loss + train_loss)),
-            micro_batch_size=micro_batch_size,
-            compiled=compiled,
-            peak_memory_mib=peak_memory / 2**20,
             eval_seconds=eval_seconds,
-            num_parameters=sum(p.numel() for p in model.parameters()),
+            num_parameters=num_parameters,
             world_size=self._train_loader.world_size,
             num_threads=torch.get_num_threads(),
-            device=describe_device(self._device),
-            dtype=dtype_name(self._dtype),
+            device=describe_device(device),
+            dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
-
-    @torch.no_grad()
-    def _evaluate(self, model):
-        """Mean loss over the validation tokens, in nats per token, summed
-        in float64."""
-        (inputs, targets), = self._val_loader.batches(
-            self._device, stop_step=1
-        )
-        size = self._evaluation_rows
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        for micro_inputs, micro_targets in zip(
-            inputs.split(size), targets.split(size)
-        ):
-            with autocast(self._device, self._dtype):
-                loss = model(micro_inputs, micro_targets)
-            total += loss.double() * len(micro_inputs)
-        return total.item() / len(inputs)
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""
         model = self.get_objective()["make_model"]()
         return dict(
-            model=model, step=0, num_steps=1, train_loss=0.0,
-            learning_rate=0.0, micro_batch_size=1, compiled=0, peak_memory=0,
+            evaluated=lambda: contextlib.nullcontext(model),
+            report=dict(step=0, num_steps=1, train_loss=0.0),
         )
 
 
 def _finite_or_inf(loss):
     """benchopt's plots misplace the points of a curve that has a NaN."""
     return loss if math.isfinite(loss) else math.inf
-
-
-def describe_device(device):
-    """The device as results name it: "cpu", or the model of the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return str(device)

@@ -1,12 +1,37 @@
 """What the results of a run depend on beside its components' files.
 
-benchopt's key of a cached run has the files of objective, dataset and solver,
-but neither the code they share nor the versions of the packages they use.
+benchopt's key of a cached run has the files of objective, dataset and solver
+and their parameters, but neither the code they share, nor the versions of the
+packages they use, nor the data.
 """
 import functools
 import hashlib
 import importlib.metadata
+import re
 from pathlib import Path
+
+import torch
+
+
+class Keyed:
+    """Mixin of a benchopt component whose results depend on more than its
+    file and its parameters: on what ``cache_key`` returns.
+
+    The state of a component, as pickle sees it, is the only way into
+    benchopt's key. It is never restored: a component is rebuilt from its file
+    and its parameters.
+    """
+
+    def cache_key(self):
+        """What else results depend on: numbers and strings, in dicts, lists
+        and tuples."""
+        raise NotImplementedError
+
+    def _get_state(self):
+        return self.cache_key()
+
+    def __setstate__(self, state):
+        pass
 
 
 @functools.cache
@@ -17,6 +42,29 @@ def code_hash():
         name = path.relative_to(Path(__file__).parent).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def versions(requirements):
+    """Versions of torch, build included, and of what a solver requires.
+
+    Parameters
+    ----------
+    requirements : list of str
+        As benchopt takes them: "pip::package~=1.0".
+
+    Returns
+    -------
+    versions : list of (name, version)
+        None is the version of what is not installed.
+    """
+    names = (
+        re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]
+        for requirement in requirements
+    )
+    # The distribution's version of torch lacks the build: "+cu130".
+    return [("torch", torch.__version__)] + [
+        (name, installed_version(name)) for name in names
+    ]
 
 
 @functools.cache

@@ -293,6 +293,6 @@ def synchronize(device):
     KINDS[device.type].synchronize(device)
 
 
-def device_name(device):
+def describe_device(device):
     """The device as results name it: "cpu", or the model of the GPU."""
     return KINDS[device.type].name(device)

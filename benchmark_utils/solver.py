@@ -1,35 +1,36 @@
-"""The training loop that every solver shares.
+"""The base class of all solvers: a Trainer under benchopt's clock.
 
 A solver says which optimizer it is (``get_optimizer``); everything that
-another solver must not do differently is here.
+another solver must not do differently is here and in the Trainer.
 """
 import contextlib
 import functools
-import random
-import re
 
-import numpy as np
-import torch
 from benchopt import BaseSolver
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from benchmark_utils.cache_key import code_hash, installed_version
-from benchmark_utils.device import autocast, synchronize
-from benchmark_utils.optimizers.groups import check_coverage, describe_groups
-from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.cache_key import Keyed, code_hash, versions
+from benchmark_utils.device import synchronize
+from benchmark_utils.optimizers.combined import with_adamw
+from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
-    choose_micro_batch, peak_memory, release_memory
+    choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
 from benchmark_utils.training.schedules import (
     check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
+from benchmark_utils.training.trainer import Trainer, seed_generators
+
+# The solver whose model, gradients and optimizer state are in memory.
+# benchopt keeps every solver of a run alive, and tells none that its run has
+# ended: the next one to start frees what the last one held.
+_holder = None
 
 
-class TrainingSolver(BaseSolver):
-    """Base class of the solvers: train a GPT with one optimizer.
+class TrainingSolver(Keyed, BaseSolver):
+    """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
     parameters must include those of the horizon and the schedule:
@@ -40,27 +41,29 @@ class TrainingSolver(BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
-    # The solver whose model, gradients and optimizer state are in memory.
-    # benchopt keeps every solver of a run alive, and has no tear-down hook.
-    _in_memory = None
-    # Before ``set_objective`` there is no schedule (benchopt's own tests ask
-    # a solver without parameters for its next evaluation).
+    # Packages that the solver imports, beyond torch.
+    requirements = []
+    # benchopt's own test trains for a few steps.
+    test_config = {"num_steps": 4, "warmup_steps": 1}
+
+    # benchopt's own tests ask a solver that has no problem yet for its next
+    # evaluation.
     _evaluations = ()
+    trainer = None
 
     def get_optimizer(self, roles):
-        """Build the optimizer.
+        """Build the optimizer: an ordinary one of torch's kind.
 
-        Its ``step(closure)`` is called once per step, and must call the
-        closure exactly once: that computes the gradients and returns the
-        training loss. What a method does before the forward pass, it does
-        before it calls the closure.
+        Its ``step()`` finds the gradients in the parameters. A method that
+        wants other weights in the forward pass leaves them there after its
+        step; one that wants other weights evaluated has ``eval()``, which
+        writes them into the parameters, and ``train()``.
 
         Parameters
         ----------
         roles : dict of str to list of nn.Parameter
             All parameters of the model by role: "hidden_matrices",
-            "embeddings", "head" and "gains_and_biases" (see
-            ``GPT2.parameter_roles``). A role can be empty.
+            "embeddings", "head" and "gains_and_biases". A role can be empty.
 
         Returns
         -------
@@ -69,36 +72,30 @@ class TrainingSolver(BaseSolver):
         """
         raise TypeError(f"{self.name} must define get_optimizer.")
 
-    def evaluation_weights(self, optimizer):
-        """Context in which the model holds the weights to evaluate.
-
-        A method that evaluates other weights than it trains (averages,
-        extrapolations) overrides this hook: it writes them into the model's
-        parameters on entry. The training weights are put back afterwards, to
-        the bit; the optimizer's own state is the hook's to restore.
-        """
-        return contextlib.nullcontext()
+    def with_adamw(self, optimizer, roles):
+        """Add AdamW, with the solver's ``aux_`` parameters, for all that an
+        optimizer of the hidden matrices leaves."""
+        return with_adamw(
+            optimizer, roles, learning_rate=self.aux_learning_rate,
+            betas=(self.aux_beta1, self.aux_beta2),
+            weight_decay=self.aux_weight_decay,
+        )
 
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, max_micro_batch, device, dtype,
-                      compile, description):
+                      micro_batch_size, compile, machine):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
         ----------
-        make_model : function without arguments, returns a fresh GPT2 on the
+        make_model : function without arguments, returns a fresh model on the
             device
         train_loader : BatchLoader
         eval_every : int or "auto", in steps
         val_tokens : int
         micro_batch_size : int or "auto", in rows
-        max_micro_batch : int, in rows
-        device : torch.device
-        dtype : torch.dtype
-            Of matrix products: float32 or bfloat16.
         compile : bool or "auto"
-        description : str
-            Of device and precision, for the user.
+        machine : Machine
+            Device and precision.
 
         Raises
         ------
@@ -108,9 +105,8 @@ class TrainingSolver(BaseSolver):
         check_schedule(
             self.num_steps, self.warmup_steps, self.schedule, self.cooldown
         )
-        self._micro_batch_size = choose_micro_batch(
-            train_loader.rank_batch_size, max_micro_batch, micro_batch_size
-        )
+        rows = train_loader.rank_batch_size
+        choose_micro_batch(rows, rows, micro_batch_size)
         # A forward pass is a third of a training step's work.
         evaluation_cost = val_tokens / 3 / train_loader.tokens_per_step
         eval_every = choose_eval_every(
@@ -120,15 +116,12 @@ class TrainingSolver(BaseSolver):
         train_loader.check_horizon(self.num_steps)
         self._make_model = make_model
         self._loader = train_loader
-        self._device, self._dtype = device, dtype
+        self._micro_batch_option = micro_batch_size
         self._compile_option = compile
+        self._machine = machine
         self._evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
-        say_once(
-            f"{description}, {train_loader.tokens_per_step} tokens per step "
-            f"in micro-batches of {self._micro_batch_size} x "
-            f"{train_loader.sequence_length}"
-        )
+        say_once(machine.describe())
         share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
             f"{self.num_steps} steps, {len(self._evaluations)} evaluations of "
@@ -160,222 +153,126 @@ class TrainingSolver(BaseSolver):
     def warm_up(self):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
-        self._start()
-        micro_batch = self._first_micro_batch()
+        self.start()
         for _ in range(2):
-            self._train_step(*micro_batch)
+            self.trainer.train_step(*self._first_micro_batch())
 
     def pre_run_hook(self, callback):
-        self._start()
-        if self._compiled:
-            # The fresh model must not be compiled on the clock.
-            for loss in self._micro_losses(*self._first_micro_batch()):
-                loss.backward()
-            self._optimizer.zero_grad(set_to_none=True)
-        # Nor what the preparation has queued on the device.
-        synchronize(self._device)
+        self.start()
+        # Neither compilation of the fresh model nor the first allocation of
+        # its activations is on the clock, nor what is queued on the device.
+        self.trainer.accumulate_gradients(*self._first_micro_batch())
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        synchronize(self._machine.device)
 
     def run(self, callback):
-        batches = self._loader.batches(self._device, stop_step=self.num_steps)
-        with tqdm(
-            total=self.num_steps, desc=self.name, unit="step", leave=False,
-            disable=None, mininterval=1.0,
+        trainer = self.trainer
+        with contextlib.closing(
+            trainer.batches(self.num_steps)
+        ) as batches, tqdm(
+            total=self.num_steps, initial=trainer.step, desc=self.name,
+            unit="step", leave=False, disable=None, mininterval=1.0,
         ) as progress:
             while True:
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if self._step in self._evaluations:
-                    synchronize(self._device)
-                if not callback() or self._step == self.num_steps:
+                if trainer.step in self._evaluations:
+                    synchronize(self._machine.device)
+                if not callback() or trainer.step == self.num_steps:
                     break
-                self._train_step(*next(batches))
+                trainer.train_step(*next(batches))
                 progress.update()
 
     def get_result(self):
+        """What the objective evaluates, and what the solver reports."""
+        trainer = self.trainer
+        train_loss = trainer.pop_train_loss()
+        if train_loss is not None:
+            self._train_loss = train_loss
+        elif trainer.step == 0:
+            self._train_loss = trainer.batch_loss(*self._first_batch())
         return dict(
-            model=self._evaluated_model(),
-            step=self._step,
-            num_steps=self.num_steps,
-            train_loss=self._mean_train_loss(),
-            learning_rate=self._last_learning_rate,
-            micro_batch_size=self._micro_batch_size,
-            compiled=int(self._compiled),
-            peak_memory=peak_memory(self._device),
+            evaluated=trainer.evaluated,
+            report=dict(
+                step=trainer.step,
+                num_steps=self.num_steps,
+                # Mean since the last evaluation; at step 0, of the untrained
+                # model on the first batch.
+                train_loss=self._train_loss,
+                learning_rate=trainer.learning_rate,
+                micro_batch_size=trainer.micro_batch_size,
+                compiled=int(self._compiled),
+                peak_memory_mib=peak_memory(self._machine.device) / 2**20,
+            ),
         )
 
-    def _start(self):
-        """A fresh model and optimizer; what the last run held is freed."""
-        if TrainingSolver._in_memory is not None:
-            TrainingSolver._in_memory._release()
-        TrainingSolver._in_memory = self
-        release_memory(self._device)
-        # For optimizers that draw random numbers, from whichever generator.
-        for seed in (torch.manual_seed, np.random.seed, random.seed):
-            seed(self._seed)
-        self._model = self._make_model()
-        self._copy = None
-        self._decide_compilation()
+    def start(self):
+        """Make a Trainer of a fresh model; what the last run held is freed.
+        """
+        global _holder
+        if _holder is not None:
+            _holder.release()
+        _holder = self
+        device = self._machine.device
+        release_memory(device)
+        seed_generators(self._seed)
+        model = self._make_model()
+        self._decide_compilation(model)
         if self._compiled:
-            self._compile(self._model)
-        roles = self._model.parameter_roles()
-        self._optimizer = self.get_optimizer(roles)
-        check_coverage(self._optimizer, self._model)
-        say_once(f"{self.name}: " + describe_groups(self._optimizer, roles))
-        self._scheduler = LambdaLR(self._optimizer, functools.partial(
-            learning_rate_factor, num_steps=self.num_steps,
-            warmup_steps=self.warmup_steps, schedule=self.schedule,
-            cooldown=self.cooldown,
-        ))
-        self._step = 0
-        self._last_learning_rate = 0.0
-        self._loss_sum = torch.zeros((), device=self._device)
-        self._loss_count = 0
+            compile_model(model)
+        roles = model.parameter_roles()
+        optimizer = self.get_optimizer(roles)
+        length = self._loader.sequence_length
+        micro_batch_size = choose_micro_batch(
+            self._loader.rank_batch_size,
+            max_micro_batch(length, device, model.activation_bytes()),
+            self._micro_batch_option,
+        )
+        self.trainer = Trainer(
+            model, optimizer, self._loader,
+            functools.partial(
+                learning_rate_factor, num_steps=self.num_steps,
+                warmup_steps=self.warmup_steps, schedule=self.schedule,
+                cooldown=self.cooldown,
+            ),
+            max_grad_norm=self.max_grad_norm,
+            micro_batch_size=micro_batch_size, dtype=self._machine.dtype,
+        )
+        say_once(
+            f"{self._loader.tokens_per_step} tokens per step in micro-batches "
+            f"of {micro_batch_size} x {length}"
+        )
+        say_once(f"{self.name}: {describe_groups(optimizer, roles)}")
 
-    def _release(self):
-        self._model = self._copy = self._optimizer = self._scheduler = None
-
-    def _evaluated_model(self):
-        """The model to evaluate: the one in training, or a copy of it with
-        the weights of ``evaluation_weights``. benchopt's clock stands still
-        meanwhile."""
-        hook = type(self).evaluation_weights
-        if hook is TrainingSolver.evaluation_weights:
-            return self._model
-        if self._copy is None:
-            self._copy = self._make_model()
-            if self._compiled:
-                self._compile(self._copy)
-        parameters = list(self._model.parameters())
-        saved = [p.detach().clone() for p in parameters]
-        with self.evaluation_weights(self._optimizer):
-            assign(self._copy.parameters(), parameters)
-        assign(parameters, saved)
-        return self._copy
-
-    def _train_step(self, inputs, targets):
-        """One optimizer step on a batch [rows, sequence_length].
-
-        Nothing here waits for the device.
-        """
-        calls = 0
-
-        def closure():
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise ValueError(
-                    f"{self.name} asked for a second forward-backward pass "
-                    "in one step; every method gets one."
-                )
-            # An optimizer's step runs without gradients.
-            with torch.enable_grad():
-                return self._compute_gradients(inputs, targets)
-
-        self._last_learning_rate = self._scheduler.get_last_lr()[0]
-        self._optimizer.step(closure)
-        if calls == 0:
-            raise ValueError(
-                f"The optimizer of {self.name} never called the closure that "
-                "computes the gradients."
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scheduler.step()
-        self._step += 1
-
-    def _compute_gradients(self, inputs, targets):
-        """Add up the gradients of the micro-batches, and clip them.
-
-        Returns the mean loss of the batch, a float32 scalar tensor.
-        """
-        batch_loss = torch.zeros((), device=self._device)
-        for loss in self._micro_losses(inputs, targets):
-            loss.backward()
-            batch_loss += loss.detach()
-        if self.max_grad_norm:
-            clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
-        self._loss_sum += batch_loss
-        self._loss_count += 1
-        return batch_loss
-
-    def _micro_losses(self, inputs, targets):
-        """Yield each micro-batch's share of the mean loss of the batch."""
-        size = self._micro_batch_size
-        for micro_inputs, micro_targets in zip(
-            inputs.split(size), targets.split(size)
-        ):
-            with autocast(self._device, self._dtype):
-                loss = self._model(micro_inputs, micro_targets)
-            yield loss * (len(micro_inputs) / len(inputs))
-
-    def _mean_train_loss(self):
-        """Since it was last asked for; before the first step, of the
-        untrained model on the first batch."""
-        if self._loss_count:
-            self._train_loss = self._loss_sum.item() / self._loss_count
-            self._loss_sum.zero_()
-            self._loss_count = 0
-        elif self._step == 0:
-            with torch.no_grad():
-                self._train_loss = sum(
-                    loss.item()
-                    for loss in self._micro_losses(*self._first_batch())
-                )
-        return self._train_loss
+    def release(self):
+        """Free model and optimizer."""
+        if self.trainer is not None:
+            self.trainer.close()
+            self.trainer = None
 
     def _first_batch(self):
-        return next(self._loader.batches(self._device, stop_step=1))
+        return next(self._loader.batches(self._machine.device, stop_step=1))
 
     def _first_micro_batch(self):
         inputs, targets = self._first_batch()
-        size = self._micro_batch_size
+        size = self.trainer.micro_batch_size
         return inputs[:size], targets[:size]
 
-    def _decide_compilation(self):
-        flops = self._model.flops_per_token(self._loader.sequence_length) * (
+    def _decide_compilation(self, model):
+        flops = model.flops_per_token(self._loader.sequence_length) * (
             self.num_steps * self._loader.tokens_per_step
         )
         self._compiled, reason = choose_compile(
-            self._compile_option, self._device, flops
+            self._compile_option, self._machine.device, flops
         )
         say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
 
-    @staticmethod
-    def _compile(model):
-        """In place, so that the model is evaluated as it is trained. Without
-        a limit shared with other models, past which torch would go on without
-        compilation. On a CPU, GELU's tanh is computed from an exponential,
-        which takes less than half the time."""
-        model.compile(
-            dynamic=False, isolate_recompiles=True,
-            options={"cpp.use_decompose_tanh": True},
-        )
-
-    def _get_state(self):
-        """Part of the key under which benchopt caches a run.
-
-        The key covers the files of the components; the results also depend
-        on the code they share and on the packages that do the work.
-        """
-        packages = ["torch"] + [
-            # "pip::package~=1.0" without channel and version.
-            re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]
-            for requirement in self.requirements or []
-        ]
+    def cache_key(self):
         return {
             "code": code_hash(),
-            "versions": [(name, installed_version(name)) for name in packages],
+            "versions": versions(self.requirements or []),
         }
-
-    def __setstate__(self, state):
-        """Nothing to restore: the state is there for the cache key."""
-
-
-@torch.no_grad()
-def assign(targets, sources):
-    """Copy tensors into others, one by one."""
-    for target, source in zip(targets, sources):
-        target.copy_(source)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ class Solver(TrainingSolver):
     """Adafactor; steps are relative to the size of the parameters."""
 
     name = "Adafactor"
-    requirements = []
 
     parameters = {
         # Times the RMS of the parameter. T5's peak (Raffel et al., 2020) and
@@ -25,14 +24,10 @@ class Solver(TrainingSolver):
         "beta2_decay": [-0.8],
         "clipping_threshold": [1.0],
         "weight_decay": [0.0],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return torch.optim.Adafactor(

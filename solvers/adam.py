@@ -13,7 +13,6 @@ class Solver(TrainingSolver):
     """AdamW; weight decay on matrices and embeddings only."""
 
     name = "Adam"
-    requirements = []
 
     parameters = {
         "learning_rate": [6e-4],
@@ -21,14 +20,10 @@ class Solver(TrainingSolver):
         "beta2": [0.95],
         "weight_decay": [0.1],
         # All that 103 FineWeb shards hold; the public run took 19,560 steps.
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return torch.optim.AdamW(

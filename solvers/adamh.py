@@ -5,7 +5,6 @@ Hyperball Optimization" (2025).
 """
 import torch
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.hyperball import Hyperball
 from benchmark_utils.solver import TrainingSolver
 
@@ -14,7 +13,6 @@ class Solver(TrainingSolver):
     """AdamH; the hidden matrices keep their initial norm."""
 
     name = "AdamH"
-    requirements = []
 
     parameters = {
         # modded-nanogpt's optimization track, entry 4 (2026): another model,
@@ -28,21 +26,14 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [250],
-        "schedule": ["linear"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(6200, 250)],
+        "schedule, cooldown": [("linear", 1.0)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = Hyperball(torch.optim.Adam(
             roles["hidden_matrices"], lr=self.learning_rate,
             betas=(self.beta1, self.beta2), fused=True,
         ))
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

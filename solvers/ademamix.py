@@ -25,14 +25,10 @@ class Solver(TrainingSolver):
         "beta3": [0.999],
         "alpha": [8.0],
         "weight_decay": [0.1],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return AdEMAMix(

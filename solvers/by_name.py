@@ -2,8 +2,6 @@
 
     -s "pytorch-optimizer[optimizer=adopt,options={betas:(0.9,0.999)}]"
 """
-import contextlib
-
 from benchmark_utils.optimizers.by_name import make_optimizer
 from benchmark_utils.solver import TrainingSolver
 
@@ -20,26 +18,13 @@ class Solver(TrainingSolver):
         "weight_decay": [0.0],
         # Whatever else the optimizer takes, by name: {eps:1e-6}.
         "options": [None],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return make_optimizer(
             self.optimizer, roles, self.learning_rate, self.weight_decay,
             self.options,
         )
-
-    @contextlib.contextmanager
-    def evaluation_weights(self, optimizer):
-        has_modes = hasattr(optimizer, "eval")
-        if has_modes:
-            optimizer.eval()
-        yield
-        if has_modes:
-            optimizer.train()

@@ -26,14 +26,10 @@ class Solver(TrainingSolver):
         "aux_learning_rate": [3e-3],
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return MARS(

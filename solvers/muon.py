@@ -5,7 +5,6 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
 """
 import torch
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -13,7 +12,6 @@ class Solver(TrainingSolver):
     """Muon with exact orthogonalisation, and AdamW for the rest."""
 
     name = "Muon"
-    requirements = []
 
     parameters = {
         # modded-nanogpt's optimization track, entry 36 (2026): another model,
@@ -28,14 +26,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [0],
-        "schedule": ["linear"],
-        "cooldown": [0.7],
+        "num_steps, warmup_steps": [(6200, 0)],
+        "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = torch.optim.Muon(
@@ -44,7 +38,4 @@ class Solver(TrainingSolver):
             # Converges to the orthogonal factor; torch's default does not.
             ns_coefficients=(2.0, -1.5, 0.5), ns_steps=self.ns_steps,
         )
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

@@ -5,7 +5,6 @@ Hyperball Optimization" (2025).
 """
 import torch
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.hyperball import Hyperball
 from benchmark_utils.solver import TrainingSolver
 
@@ -14,7 +13,6 @@ class Solver(TrainingSolver):
     """MuonH; the hidden matrices keep their initial norm."""
 
     name = "MuonH"
-    requirements = []
 
     parameters = {
         # modded-nanogpt's optimization track, entry 5 (2026): another model,
@@ -28,14 +26,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [0],
-        "schedule": ["linear"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(6200, 0)],
+        "schedule, cooldown": [("linear", 1.0)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = Hyperball(torch.optim.Muon(
@@ -43,7 +37,4 @@ class Solver(TrainingSolver):
             momentum=self.momentum, weight_decay=0.0,
             ns_coefficients=(2.0, -1.5, 0.5), ns_steps=self.ns_steps,
         ))
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

@@ -12,7 +12,6 @@ class Solver(TrainingSolver):
     """NAdam; weight decay on matrices and embeddings only."""
 
     name = "NAdam"
-    requirements = []
 
     parameters = {
         # Wen et al. ("Fantastic Pretraining Optimizers", 2025), at 130 M with
@@ -23,14 +22,10 @@ class Solver(TrainingSolver):
         "beta2": [0.98],
         "momentum_decay": [4e-3],
         "weight_decay": [0.1],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return torch.optim.NAdam(

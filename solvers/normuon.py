@@ -4,7 +4,6 @@ Li et al., "NorMuon: Making Muon more efficient and scalable" (2025).
 """
 from pytorch_optimizer import NorMuon
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -29,14 +28,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [0],
-        "schedule": ["linear"],
-        "cooldown": [0.7],
+        "num_steps, warmup_steps": [(6200, 0)],
+        "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = NorMuon(
@@ -46,7 +41,4 @@ class Solver(TrainingSolver):
             # Converges to the orthogonal factor; Muon's own does not.
             ns_coeffs=(2.0, -1.5, 0.5),
         )
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

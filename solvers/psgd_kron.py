@@ -8,7 +8,6 @@ and Pooladzandi's Kron (2024).
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -34,14 +33,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [250],
-        "schedule": ["linear"],
-        "cooldown": [0.7],
+        "num_steps, warmup_steps": [(6200, 250)],
+        "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = Kron(
@@ -51,7 +46,4 @@ class Solver(TrainingSolver):
             # It would draw from NumPy's generator: no saved state has that.
             balance_prob=0.0,
         )
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

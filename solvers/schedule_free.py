@@ -3,8 +3,6 @@
 Defazio et al., "The Road Less Scheduled" (2024). The gradient is taken between
 the trained weights and their average; the average is evaluated.
 """
-import contextlib
-
 from schedulefree import AdamWScheduleFree
 
 from benchmark_utils.optimizers.groups import decay_groups
@@ -25,14 +23,10 @@ class Solver(TrainingSolver):
         "beta1": [0.9],
         "beta2": [0.9999],
         "weight_decay": [0.1],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["constant"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("constant", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = AdamWScheduleFree(
@@ -41,9 +35,3 @@ class Solver(TrainingSolver):
         )
         optimizer.train()
         return optimizer
-
-    @contextlib.contextmanager
-    def evaluation_weights(self, optimizer):
-        optimizer.eval()
-        yield
-        optimizer.train()

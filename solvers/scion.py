@@ -26,14 +26,10 @@ class Solver(TrainingSolver):
         # Gains and biases, absent in the paper's model: steps of this RMS
         # times the learning rate, and no shrinking.
         "vector_radius": [1.0],
-        "num_steps": [5100],
-        "warmup_steps": [0],
-        "schedule": ["linear"],
-        "cooldown": [0.284],
+        "num_steps, warmup_steps": [(5100, 0)],
+        "schedule, cooldown": [("linear", 0.284)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         def group(parameters, norm, radius, constraint=True):

@@ -11,7 +11,6 @@ class Solver(TrainingSolver):
     weight decay on everything, through the momentum."""
 
     name = "SGD"
-    requirements = []
 
     parameters = {
         # The best of eight for GPT-2 of this size on FineWeb, one row a step
@@ -21,14 +20,10 @@ class Solver(TrainingSolver):
         "learning_rate": [0.2],
         "momentum": [0.9],
         "weight_decay": [0.0],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return torch.optim.SGD(

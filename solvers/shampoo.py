@@ -3,7 +3,6 @@
 Gupta et al., "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018);
 see ``benchmark_utils/optimizers/shampoo.py``.
 """
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.shampoo import Shampoo
 from benchmark_utils.solver import TrainingSolver
 
@@ -12,7 +11,6 @@ class Solver(TrainingSolver):
     """Shampoo, and AdamW for all but the hidden matrices."""
 
     name = "Shampoo"
-    requirements = []
 
     parameters = {
         # modded-nanogpt's optimization track, entry 21 (2026); another model.
@@ -27,14 +25,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6200],
-        "warmup_steps": [250],
-        "schedule": ["linear"],
-        "cooldown": [0.7],
+        "num_steps, warmup_steps": [(6200, 250)],
+        "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = Shampoo(
@@ -42,7 +36,4 @@ class Solver(TrainingSolver):
             betas=(self.beta1, self.beta2), weight_decay=self.weight_decay,
             precondition_frequency=self.precondition_frequency,
         )
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

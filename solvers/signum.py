@@ -23,14 +23,10 @@ class Solver(TrainingSolver):
         "learning_rate": [1e-4],
         "momentum": [0.95],
         "weight_decay": [0.7],
-        "num_steps": [19485],
-        "warmup_steps": [700],
-        "schedule": ["cosine"],
-        "cooldown": [1.0],
+        "num_steps, warmup_steps": [(19485, 700)],
+        "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         return SignSGD(

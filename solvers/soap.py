@@ -5,7 +5,6 @@ first gradient makes the first basis, and no step.
 """
 from pytorch_optimizer import SOAP
 
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -27,14 +26,10 @@ class Solver(TrainingSolver):
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
-        "num_steps": [6000],
-        "warmup_steps": [250],
-        "schedule": ["linear"],
-        "cooldown": [0.3],
+        "num_steps, warmup_steps": [(6000, 250)],
+        "schedule, cooldown": [("linear", 0.3)],
         "max_grad_norm": [0.0],
     }
-
-    test_config = {"num_steps": 4, "warmup_steps": 1}
 
     def get_optimizer(self, roles):
         optimizer = SOAP(
@@ -42,7 +37,4 @@ class Solver(TrainingSolver):
             betas=(self.beta1, self.beta2), weight_decay=self.weight_decay,
             precondition_frequency=self.precondition_frequency,
         )
-        return with_adamw(
-            optimizer, roles, self.aux_learning_rate,
-            (self.aux_beta1, self.aux_beta2), self.aux_weight_decay,
-        )
+        return self.with_adamw(optimizer, roles)

@@ -33,18 +33,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchopt.benchmark import Benchmark
 
+from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.device import (
     choose_device, choose_dtype, dtype_name, synchronize
 )
-from benchmark_utils.models.gpt2 import GPT2, activation_bytes
-from benchmark_utils.training.memory import (
-    max_micro_batch, peak_memory, release_memory
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training.compilation import compile_model
+from benchmark_utils.training.evaluation import (
+    EVALUATION_TOKENS, evaluate
 )
+from benchmark_utils.training.memory import (
+    keep_freed_memory, peak_memory, release_memory
+)
+from benchmark_utils.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
 
 VOCAB_SIZE = 50257
 VARIANTS = {
@@ -92,38 +97,38 @@ def make_step(variant, shape, rows, device):
         return plain_step(shape, inputs, targets, device)
     if variant == "transformers":
         return transformers_step(shape, inputs, targets, device)
-    solver, objective = set_up(variant, shape, rows)
-    if variant.startswith("evaluate"):
-        return lambda: objective._evaluate(solver._model)
-    return lambda: solver._train_step(inputs, targets)
-
-
-def set_up(variant, shape, rows):
-    """The benchmark's own objects, ready to train on random tokens."""
-    bench = Benchmark(ROOT, no_cache=True)
-    length = shape["context_length"]
-    objective = bench.get_benchmark_objective().get_instance(
-        **shape, sequence_length=length, batch_size=rows,
-        # An evaluation shall not compile so large a training step.
-        micro_batch_size=1 if variant.startswith("evaluate") else rows,
-        val_tokens=rows * length,
-        dtype=next(word for word in variant.split() if "float" in word),
-        compile="compiled" in variant,
+    keep_freed_memory()
+    model = GPT2(VOCAB_SIZE, **shape).to(device)
+    if "compiled" in variant:
+        compile_model(model)
+    dtype = getattr(
+        torch, next(word for word in variant.split() if "float" in word)
     )
-    Solver, = bench.check_solver_patterns(["Adam"], class_only=True)
-    solver = Solver.get_instance(num_steps=10_000)
-    solver.get_seed = objective.get_seed = lambda **_: 0
+    loader = random_loader(rows, sequence_length)
+    if variant.startswith("evaluate"):
+        return lambda: evaluate(model, loader, dtype)
+    optimizer = torch.optim.AdamW(
+        decay_groups(model.parameter_roles(), 0.1), lr=6e-4,
+        betas=(0.9, 0.95), fused=True,
+    )
+    trainer = Trainer(
+        model, optimizer, loader, lambda step: 1.0, max_grad_norm=1.0,
+        dtype=dtype,
+    )
+    return lambda: trainer.train_step(inputs, targets)
+
+
+def random_loader(rows, sequence_length):
+    """One batch of random tokens."""
+    tokens = np.random.default_rng(0).integers(
+        VOCAB_SIZE, size=rows * sequence_length + 1
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.bin"
-        write_shard(path, [np.random.default_rng(0).integers(
-            VOCAB_SIZE, size=rows * length + 1
-        )])
+        write_shard(path, [tokens])
+        # Mapped: it is there as long as the loader is.
         shards = TokenShards([path], VOCAB_SIZE)
-        objective.set_data(shards, shards, 1.0, None, repeat=True)
-        solver.set_objective(**objective.get_objective())
-        solver.pre_run_hook(None)
-        objective._evaluate(solver._model)
-    return solver, objective
+        return BatchLoader(shards, rows, sequence_length)
 
 
 def plain_step(shape, inputs, targets, device):
@@ -308,10 +313,8 @@ def planned_runs(options, native):
     if options.variants:
         return [(rows, options.variants) for rows in options.micro_batch]
     *training, evaluation = possible_groups(native)
-    evaluation_rows = max_micro_batch(
-        options.sequence_length, choose_device()[0],
-        activation_bytes(options.n_layer, options.n_embd), evaluation=True,
-    )
+    tokens = EVALUATION_TOKENS[choose_device()[0].type]
+    evaluation_rows = max(1, tokens // options.sequence_length)
     return [
         *((rows, group) for rows in options.micro_batch for group in training),
         (evaluation_rows, evaluation),

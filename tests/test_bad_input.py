@@ -5,6 +5,7 @@ import pytest
 from benchopt.utils.run_context import RunContext
 
 from benchmark_utils.data.shards import write_shard
+from benchmark_utils.training.trainer import Trainer
 from conftest import TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
 
@@ -18,7 +19,7 @@ def refused(bench, monkeypatch):
     def no_training(*_):
         raise AssertionError("a step was trained")
 
-    monkeypatch.setattr(Solver, "_train_step", no_training)
+    monkeypatch.setattr(Trainer, "train_step", no_training)
 
     def refused(objective=None, dataset=None, solver=None):
         objective = Objective.get_instance(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils import training
 from benchmark_utils.models.gpt2 import GPT2
 from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.training.trainer import Trainer
 from conftest import TINY_SOLVER
 
 # Everything a run measures that is not a clock or the memory.
@@ -167,8 +167,9 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
             return function(*args, **kwargs)
         return slowed
 
-    monkeypatch.setattr(Objective, "_evaluate", slow(Objective._evaluate))
     monkeypatch.setattr(Objective, "_make_model", slow(Objective._make_model))
+    names = Objective.evaluate_result.__globals__
+    monkeypatch.setitem(names, "evaluate", slow(names["evaluate"]))
     for name in ("warm_up", "get_result", "get_optimizer", "set_objective"):
         monkeypatch.setattr(
             TrainingSolver, name, slow(getattr(TrainingSolver, name))
@@ -181,15 +182,18 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
 
 
 def test_the_clock_includes_all_training_work(run, monkeypatch):
-    step = TrainingSolver._train_step
+    step = Trainer.train_step
 
     def slow_step(*args):
         time.sleep(0.05)
         return step(*args)
 
-    monkeypatch.setattr(TrainingSolver, "_train_step", slow_step)
+    monkeypatch.setattr(Trainer, "train_step", slow_step)
     # What a device still has in its queue when an evaluation comes.
-    monkeypatch.setattr(training, "synchronize", lambda _: time.sleep(0.2))
+    monkeypatch.setitem(
+        TrainingSolver.run.__globals__, "synchronize",
+        lambda _: time.sleep(0.2),
+    )
     frame = run({"Adam": {"num_steps": 5, "warmup_steps": 1}})
     assert frame.step.tolist() == [0, 5]
     assert 0.2 <= frame.time.iloc[0] < 0.4
@@ -214,7 +218,9 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
         queue.clear()
 
     monkeypatch.setattr(Objective, "_make_model", queueing_make_model)
-    monkeypatch.setattr(training, "synchronize", drain)
+    monkeypatch.setitem(
+        TrainingSolver.run.__globals__, "synchronize", drain
+    )
     assert run().time.max() < 1.0
 
 

@@ -194,11 +194,12 @@ def test_a_hyperball_needs_weights_to_start_from(toy):
 
 
 def test_schedule_free_evaluates_the_average(toy):
-    """The hook shows x; training goes on from y as if it had not."""
+    """Evaluation shows x; training goes on from y as if it had not."""
     free = toy("Schedule-free AdamW").run(4)
     trained = free.weights()
-    with free.solver.evaluation_weights(free.optimizer):
-        evaluated = free.weights()
+    free.optimizer.eval()
+    evaluated = free.weights()
+    free.optimizer.train()
     roles = [role for role in SHAPES for _ in SHAPES[role]]
     gradients = list(zip(*(free.gradients(t) for t in range(4))))
     expected = [

@@ -1,6 +1,7 @@
 """The training loop does what its definition says, and nothing else."""
-import contextlib
+import functools
 import math
+import random
 import sys
 import weakref
 
@@ -8,37 +9,31 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark_utils.device import choose_device, choose_dtype
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.optimizers.groups import check_coverage
 from benchmark_utils.data.shards import TokenShards
+from benchmark_utils.device import Machine, choose_device, choose_dtype
+from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.optimizers.groups import check_coverage
 from benchmark_utils.solver import TrainingSolver
-from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.training.compilation import choose_compile, compile_model
+from benchmark_utils.training.evaluation import evaluate, evaluation_rows
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch
 )
-
-
-class PlainAdam(TrainingSolver):
-    """A solver outside the benchmark, to drive the loop by hand."""
-
-    name = "PlainAdam"
-    num_steps, warmup_steps, learning_rate = 6, 2, 1e-2
-    schedule, cooldown = "cosine", 1.0
-    # Below every gradient's norm on this problem: clipping is at work.
-    max_grad_norm = 0.2
-
-    def get_optimizer(self, roles):
-        parameters = [p for role in roles.values() for p in role]
-        return torch.optim.AdamW(parameters, lr=self.learning_rate)
-
-    def get_seed(self, **_):
-        return 0
+from benchmark_utils.training.schedules import learning_rate_factor
+from benchmark_utils.training.trainer import Trainer, seed_generators
 
 
 def make_model():
     return GPT2(64, 16, 2, 2, 16, seed=0)
+
+
+def schedule(num_steps=6, warmup_steps=2, schedule="cosine", cooldown=1.0):
+    return functools.partial(
+        learning_rate_factor, num_steps=num_steps, warmup_steps=warmup_steps,
+        schedule=schedule, cooldown=cooldown,
+    )
 
 
 @pytest.fixture
@@ -50,27 +45,35 @@ def loader(shard_dir):
 
 
 @pytest.fixture
-def trained(loader):
-    """Train; return the solver and the model's weights after the last step.
-    """
-    def trained(**attributes):
-        micro_batch_size = attributes.pop("micro_batch_size", "auto")
-        solver = PlainAdam()
-        vars(solver).update(attributes)
-        solver.set_objective(
-            make_model=make_model, train_loader=loader, eval_every=100,
-            val_tokens=64, micro_batch_size=micro_batch_size,
-            max_micro_batch=4, device=torch.device("cpu"),
-            dtype=attributes.pop("dtype", torch.float32),
-            compile=attributes.pop("compile", False), description="test",
+def make_trainer(loader):
+    """A Trainer of AdamW on the tiny model. Clipping is at work: gradients
+    are longer than their limit in every step."""
+    def make_trainer(optimizer_class=torch.optim.AdamW, learning_rate=1e-2,
+                     schedule=schedule(), max_grad_norm=0.2, **options):
+        model = make_model()
+        return Trainer(
+            model, optimizer_class(model.parameters(), lr=learning_rate),
+            loader, schedule, max_grad_norm=max_grad_norm, **options,
         )
-        solver.pre_run_hook(None)
-        solver.run(lambda: True)
-        return solver, torch.cat([
-            p.detach().flatten() for p in solver._model.parameters()
-        ])
+
+    return make_trainer
+
+
+@pytest.fixture
+def trained(make_trainer):
+    """A Trainer after six steps."""
+    def trained(**options):
+        trainer = make_trainer(**options)
+        trainer.train(6)
+        return trainer
 
     return trained
+
+
+def weights(trainer):
+    return torch.cat([
+        p.detach().flatten().clone() for p in trainer.model.parameters()
+    ])
 
 
 def test_equals_a_loop_written_out(trained, loader):
@@ -90,152 +93,254 @@ def test_equals_a_loop_written_out(trained, loader):
         optimizer.step()
         optimizer.zero_grad()
     expected = torch.cat([p.detach().flatten() for p in model.parameters()])
-    _, weights = trained()
-    assert torch.equal(weights, expected)
+    assert torch.equal(weights(trained()), expected)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_micro_batches_do_not_change_the_mathematics(
         trained, micro_batch_size):
-    results = []
-    for size in (4, micro_batch_size):
-        solver, weights = trained(micro_batch_size=size)
-        results.append((weights, solver.get_result()["train_loss"]))
-    (whole, whole_loss), (split, split_loss) = results
-    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-5)
-    assert split_loss == pytest.approx(whole_loss, rel=1e-6)
+    whole, split = trained(), trained(micro_batch_size=micro_batch_size)
+    torch.testing.assert_close(
+        weights(split), weights(whole), rtol=1e-4, atol=1e-5
+    )
+    assert split.pop_train_loss() == pytest.approx(
+        whole.pop_train_loss(), rel=1e-6
+    )
 
 
 def test_training_is_reproducible_to_the_last_bit(trained):
-    assert torch.equal(trained()[1], trained()[1])
+    assert torch.equal(weights(trained()), weights(trained()))
 
 
 @pytest.mark.parametrize("change", [
-    {"num_steps": 7}, {"warmup_steps": 3}, {"schedule": "linear"},
-    {"cooldown": 0.3}, {"max_grad_norm": 0.1}, {"max_grad_norm": 0},
-    {"learning_rate": 2e-2}, {"dtype": torch.bfloat16},
+    {"schedule": schedule(num_steps=7)}, {"schedule": schedule(6, 3)},
+    {"schedule": schedule(schedule="linear")},
+    {"schedule": schedule(cooldown=0.3)}, {"max_grad_norm": 0.1},
+    {"max_grad_norm": 0}, {"learning_rate": 2e-2}, {"dtype": torch.bfloat16},
 ])
 def test_every_setting_matters(trained, change):
-    _, reference = trained(learning_rate=1e-2)
-    _, weights = trained(**change)
-    assert (weights - reference).abs().max() > 1e-5
+    difference = weights(trained(**change)) - weights(trained())
+    assert difference.abs().max() > 1e-5
 
 
-def test_as_many_updates_as_the_horizon(trained):
-    solver, _ = trained(num_steps=5)
+def test_as_many_updates_as_asked_for(make_trainer):
+    trainer = make_trainer()
+    for stop_step in (0, 2, 2, 5):
+        trainer.train(stop_step)
+        assert trainer.step == stop_step
     steps = {
-        int(state["step"]) for state in solver._optimizer.state.values()
+        int(state["step"]) for state in trainer.optimizer.state.values()
     }
     assert steps == {5}
-    assert solver.get_result()["step"] == 5
 
 
-def test_warm_up_trains_throw_away_weights(trained):
-    solver, expected = trained()
-    solver.warm_up()
-    solver.pre_run_hook(None)
-    assert solver.get_result()["step"] == 0
-    for fresh, parameter in zip(
-        make_model().parameters(), solver._model.parameters()
-    ):
-        assert torch.equal(fresh, parameter)
-    solver.run(lambda: True)
-    weights = torch.cat([
-        p.detach().flatten() for p in solver._model.parameters()
-    ])
-    assert torch.equal(weights, expected)
+def test_training_in_parts_is_training_at_once(make_trainer, trained):
+    trainer = make_trainer()
+    for stop_step in (1, 4, 6):
+        trainer.train(stop_step)
+    assert torch.equal(weights(trainer), weights(trained()))
 
 
-def test_training_loss_is_the_mean_since_the_last_evaluation(
-        trained, monkeypatch):
+def test_the_learning_rate_is_that_of_the_last_step(make_trainer):
+    trainer = make_trainer()
+    assert trainer.learning_rate == 0
+    for step in range(6):
+        trainer.train(step + 1)
+        assert trainer.learning_rate == 1e-2 * schedule()(step)
+
+
+def test_training_loss_is_the_mean_since_it_was_asked_for(
+        make_trainer, loader):
+    trainer = make_trainer()
+    assert trainer.pop_train_loss() is None
     losses = []
-    step = TrainingSolver._train_step
-
-    def recording_step(solver, inputs, targets):
-        with torch.no_grad():
-            losses.append(solver._model(inputs, targets).item())
-        step(solver, inputs, targets)
-
-    monkeypatch.setattr(TrainingSolver, "_train_step", recording_step)
-    solver, _ = trained()
-    assert solver.get_result()["train_loss"] == pytest.approx(
-        np.mean(losses), rel=1e-5
+    for inputs, targets in loader.batches(stop_step=6):
+        losses.append(trainer.batch_loss(inputs, targets))
+        trainer.train_step(inputs, targets)
+        if trainer.step == 1:
+            assert trainer.pop_train_loss() == pytest.approx(losses[0])
+    assert trainer.pop_train_loss() == pytest.approx(
+        np.mean(losses[1:]), rel=1e-5
     )
-    # Asked after each step, it is that step's loss; and then the same again.
-    solver.pre_run_hook(None)
-    means = []
-    solver.run(lambda: means.append(solver.get_result()["train_loss"]) or 1)
-    assert means[1:] == pytest.approx(losses[-6:], rel=1e-5)
-    assert solver.get_result()["train_loss"] == means[-1]
-    inputs, targets = next(solver._loader.batches())
-    untrained = make_model()(inputs, targets).item()
-    assert means[0] == pytest.approx(untrained, rel=1e-6)
+    assert trainer.pop_train_loss() is None
+    assert losses[0] == pytest.approx(
+        make_model()(*next(loader.batches())).item(), rel=1e-6
+    )
 
 
-class Extrapolated(PlainAdam):
+class Doubled(torch.optim.AdamW):
     """Evaluates twice the weights that it trains."""
 
-    @contextlib.contextmanager
-    def evaluation_weights(self, optimizer):
-        with torch.no_grad():
-            for parameter in self._model.parameters():
-                parameter.mul_(2.0)
-        yield
+    def train(self):
+        self._scale(0.5)
+
+    def eval(self):
+        self._scale(2.0)
+
+    @torch.no_grad()
+    def _scale(self, factor):
+        if self.state:
+            for p in self.param_groups[0]["params"]:
+                p.mul_(factor)
 
 
 def test_other_weights_can_be_evaluated_and_training_goes_on(
-        trained, loader):
-    _, expected = trained()
-    solver = Extrapolated()
-    solver.set_objective(
-        make_model=make_model, train_loader=loader, eval_every=2,
-        val_tokens=64, micro_batch_size="auto", max_micro_batch=4,
-        device=torch.device("cpu"), dtype=torch.float32, compile=False,
-        description="test",
+        make_trainer, trained):
+    trainer = make_trainer(optimizer_class=Doubled)
+    for step in range(1, 7):
+        trainer.train(step)
+        with trainer.evaluated() as model:
+            # The gains are near 1 in training.
+            assert model.final_norm.weight.mean().item() > 1.5
+        assert trainer.model.final_norm.weight.mean().item() < 1.5
+    assert torch.equal(weights(trainer), weights(trained()))
+
+
+def test_training_weights_return_after_a_failed_evaluation(make_trainer):
+    trainer = make_trainer(optimizer_class=Doubled)
+    trainer.train(2)
+    before = weights(trainer)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        with trainer.evaluated():
+            raise RuntimeError("interrupted")
+    assert torch.equal(weights(trainer), before)
+
+
+@pytest.mark.parametrize("micro_rows", [None, 3])
+def test_evaluation_is_the_mean_over_all_rows(
+        shard_dir, monkeypatch, micro_rows):
+    shards = TokenShards([shard_dir / "fineweb_val_000000.bin"], 64)
+    loader = BatchLoader(shards, batch_size=10, sequence_length=16)
+    if micro_rows:
+        monkeypatch.setattr(
+            "benchmark_utils.training.evaluation.evaluation_rows",
+            lambda *_: micro_rows,
+        )
+    model = make_model()
+    tokens = torch.from_numpy(shards.arrays[0][:161].astype(np.int64))
+    logits = model(tokens[:160].view(10, 16)).double()
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens[1:]
     )
-    solver.pre_run_hook(None)
-    seen = []
-
-    def callback():
-        model = solver.get_result()["model"]
-        seen.append(model.final_norm.weight.mean().item())
-        assert solver._model.final_norm.weight.mean().item() < 1.5
-        return True
-
-    solver.run(callback)
-    weights = torch.cat([
-        p.detach().flatten() for p in solver._model.parameters()
-    ])
-    assert torch.equal(weights, expected)
-    # The gains are near 1 in training.
-    assert [round(value) for value in seen] == [2] * 7
+    assert evaluate(model, loader) == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("calls, message", [
-    (0, "never called the closure"),
-    (2, "PlainAdam asked for a second forward-backward pass"),
+def drawing_optimizer(parameters, lr):
+    """SGD that adds noise from each random generator to its gradients."""
+    class Noisy(torch.optim.SGD):
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                p.grad += torch.randn(p.shape) + np.random.rand()
+                p.grad *= random.random()
+            super().step()
+
+    return Noisy(parameters, lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize("optimizer_class", [
+    torch.optim.AdamW, Doubled, drawing_optimizer,
 ])
-def test_each_step_is_one_forward_backward(trained, calls, message):
-    class Optimizer(torch.optim.SGD):
-        def step(self, closure):
-            for _ in range(calls):
-                closure()
+def test_a_saved_state_goes_on_to_the_bit(make_trainer, optimizer_class):
+    seed_generators(0)
+    unbroken = make_trainer(optimizer_class=optimizer_class)
+    unbroken.train(6)
+    seed_generators(0)
+    first = make_trainer(optimizer_class=optimizer_class)
+    first.train(3)
+    state = first.state_dict()
+    # A copy, as a file would be: the state shares memory with the weights.
+    state["model"] = {k: v.clone() for k, v in state["model"].items()}
+    seed_generators(1)
+    second = make_trainer(optimizer_class=optimizer_class)
+    second.load_state_dict(state)
+    second.train(6)
+    assert torch.equal(weights(second), weights(unbroken))
+    assert second.learning_rate == unbroken.learning_rate
+    assert second.pop_train_loss() == unbroken.pop_train_loss()
 
-    with pytest.raises(ValueError, match=message):
-        trained(get_optimizer=lambda roles: Optimizer(
-            [p for role in roles.values() for p in role], lr=0.1
-        ))
+
+def test_an_optimizer_that_wants_a_closure_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="LBFGS.step asks for closure"):
+        make_trainer(optimizer_class=torch.optim.LBFGS)
 
 
-def test_one_model_is_in_memory_at_a_time(trained):
-    first, _ = trained()
-    weights = weakref.ref(first._model.token_embedding.weight)
+def test_what_is_no_optimizer_is_refused(make_trainer):
+    def scheduler(parameters, lr):
+        return torch.optim.lr_scheduler.ConstantLR(
+            torch.optim.SGD(parameters, lr=lr)
+        )
+
+    with pytest.raises(ValueError, match="ConstantLR is no torch.optim"):
+        make_trainer(optimizer_class=scheduler)
+
+
+# ------------------------------------------------------ under benchopt's clock
+
+class PlainAdam(TrainingSolver):
+    """A solver outside the benchmark."""
+
+    name = "PlainAdam"
+    num_steps, warmup_steps, learning_rate = 6, 2, 1e-2
+    schedule, cooldown, max_grad_norm = "cosine", 1.0, 0.2
+
+    def get_optimizer(self, roles):
+        parameters = [p for role in roles.values() for p in role]
+        return torch.optim.AdamW(parameters, lr=self.learning_rate)
+
+    def get_seed(self, **_):
+        return 0
+
+
+@pytest.fixture
+def solver(loader):
+    solver = PlainAdam()
+    solver.set_objective(
+        make_model=make_model, train_loader=loader, eval_every=100,
+        val_tokens=64, micro_batch_size="auto", compile=False,
+        machine=Machine.choose("cpu", "float32"),
+    )
+    return solver
+
+
+def test_a_solver_trains_what_its_parameters_say(solver, trained):
+    solver.pre_run_hook(None)
+    losses = []
+    solver.run(lambda: losses.append(
+        solver.get_result()["report"]["train_loss"]) or True)
+    expected = trained()
+    # The parameters come by role, in another order: the norm of all
+    # gradients rounds differently.
+    torch.testing.assert_close(weights(solver.trainer), weights(expected))
+    assert len(losses) == 7
+    # Asked again at the same step, it is the same.
+    assert solver.get_result()["report"]["train_loss"] == losses[-1]
+
+
+def test_warm_up_trains_throw_away_weights(solver):
+    solver.pre_run_hook(None)
+    solver.run(lambda: True)
+    expected = weights(solver.trainer)
+    solver.warm_up()
+    solver.pre_run_hook(None)
+    assert solver.get_result()["report"]["step"] == 0
+    for fresh, parameter in zip(
+        make_model().parameters(), solver.trainer.model.parameters()
+    ):
+        assert torch.equal(fresh, parameter)
+    solver.run(lambda: True)
+    assert torch.equal(weights(solver.trainer), expected)
+
+
+def test_one_model_is_in_memory_at_a_time(solver):
+    solver.pre_run_hook(None)
+    first = solver.trainer
+    model_weights = weakref.ref(first.model.token_embedding.weight)
     # What torch.compile adds to a model is a reference to itself.
-    first._compile(first._model)
-    second, _ = trained()
-    assert first._model is None and first._optimizer is None
-    assert weights() is None
-    assert second._model is not None
+    compile_model(first.model)
+    solver.pre_run_hook(None)
+    assert first.model is None and first.optimizer is None
+    assert model_weights() is None
+    assert solver.trainer.model is not None
 
 
 @pytest.mark.parametrize("groups, message", [
@@ -302,7 +407,11 @@ def test_micro_batch_suits_a_cpu():
     cpu = torch.device("cpu")
     assert max_micro_batch(1024, cpu, 1) == 4
     assert max_micro_batch(100_000, cpu, 1) == 1
-    assert max_micro_batch(1024, cpu, 1, evaluation=True) == 16
+    assert evaluation_rows(10_240, 1024, cpu) == 16
+    # A divisor where one is near; the rest would be a batch of another size.
+    assert evaluation_rows(30, 1024, cpu) == 15
+    assert evaluation_rows(17, 1024, cpu) == 16
+    assert evaluation_rows(3, 1024, cpu) == 3
 
 
 @pytest.mark.parametrize("free, reserved, rows", [
@@ -341,14 +450,8 @@ def test_what_can_not_be_compiled_stays_eager(monkeypatch, tmp_path):
 
 
 def test_the_cache_key_has_the_versions_of_what_is_measured():
-    state = PlainAdam()._get_state()
-    assert state["versions"] == [("torch", torch.__version__)]
-
-    class Other(PlainAdam):
-        requirements = [
-            "pip::pytest~=8.4", "conda-forge::no-such-package",
-        ]
-
-    assert Other()._get_state()["versions"][1:] == [
+    assert versions([]) == [("torch", torch.__version__)]
+    required = ["pip::pytest~=8.4", "conda-forge::no-such-package"]
+    assert versions(required)[1:] == [
         ("pytest", pytest.__version__), ("no-such-package", None)
     ]

@@ -153,6 +153,12 @@ class GPT2(nn.Module):
         attention = len(self.blocks) * head.shape[1] * sequence_length
         return 6 * weights + 12 * attention
 
+    def activation_bytes(self):
+        """Bytes per token that a training step keeps for its backward pass:
+        see ``activation_bytes``."""
+        width = self.token_embedding.weight.shape[1]
+        return activation_bytes(len(self.blocks), width)
+
 
 def activation_bytes(n_layer, n_embd):
     """Bytes per token, at most, that a training step keeps for its backward

@@ -5,7 +5,7 @@ from benchmark_utils.optimizers.groups import decay_groups
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Optimizers that share one step.
+    """Optimizers that take their steps together.
 
     Its ``param_groups`` are the very dicts of the optimizers it holds, so a
     learning-rate schedule acts on all of them.
@@ -13,7 +13,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
     Parameters
     ----------
     *optimizers : torch.optim.Optimizer
-        On parameters that are disjoint.
+        Their parameters are disjoint.
     """
 
     def __init__(self, *optimizers):
@@ -22,14 +22,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
             [group for one in optimizers for group in one.param_groups], {}
         )
 
-    @torch.no_grad()
-    def step(self, closure):
-        """Compute the gradients once, then step each optimizer."""
-        with torch.enable_grad():
-            loss = closure()
+    def step(self):
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss
 
     def state_dict(self):
         return {"optimizers": [one.state_dict() for one in self.optimizers]}
@@ -45,18 +40,18 @@ class CombinedOptimizer(torch.optim.Optimizer):
         ]
 
 
-def with_adamw(optimizer, roles, learning_rate, betas, weight_decay):
+def with_adamw(optimizer, roles, *, learning_rate, betas, weight_decay):
     """Add AdamW for all that an optimizer of the hidden matrices leaves.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        On ``roles["hidden_matrices"]``.
+        It holds ``roles["hidden_matrices"]``.
     roles : dict of str to list of nn.Parameter
     learning_rate : float
     betas : pair of float
     weight_decay : float
-        Of embeddings and head; gains and biases have none.
+        Decay of embeddings and head; gains and biases have none.
 
     Returns
     -------
@@ -64,7 +59,6 @@ def with_adamw(optimizer, roles, learning_rate, betas, weight_decay):
     """
     rest = roles | {"hidden_matrices": []}
     return CombinedOptimizer(optimizer, torch.optim.AdamW(
-        [group for group in decay_groups(rest, weight_decay)
-         if group["params"]],
-        lr=learning_rate, betas=betas, fused=True,
+        decay_groups(rest, weight_decay), lr=learning_rate, betas=betas,
+        fused=True,
     ))

@@ -1,4 +1,7 @@
 """Parameter groups of an optimizer: built, checked and described."""
+import inspect
+
+import torch
 
 
 def decay_groups(roles, weight_decay):
@@ -13,12 +16,37 @@ def decay_groups(roles, weight_decay):
     Returns
     -------
     groups : list of dict, for a ``torch.optim.Optimizer``
+        None of them empty: roles without parameters give no group.
     """
     decayed = roles["hidden_matrices"] + roles["embeddings"] + roles["head"]
-    return [
+    groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": roles["gains_and_biases"], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def check_optimizer(optimizer):
+    """Raise ``ValueError`` unless it is an optimizer that can take a step with
+    the gradients that are there."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer, which "
+            "get_optimizer must return."
+        )
+    required = [
+        name for name, parameter in inspect.signature(
+            optimizer.step).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if required:
+        raise ValueError(
+            f"{type(optimizer).__name__}.step asks for {', '.join(required)}."
+            " It is called without arguments, after the one forward-backward "
+            "pass that every method gets per step: the gradients are in the "
+            "parameters."
+        )
 
 
 def check_coverage(optimizer, model):

@@ -8,16 +8,17 @@ rate is the angle of a step, in radians.
 """
 import torch
 
-from benchmark_utils.optimizers.combined import CombinedOptimizer
 
-
-class Hyperball(CombinedOptimizer):
+class Hyperball(torch.optim.Optimizer):
     """Turn any optimizer into its hyperball variant.
+
+    Its ``param_groups`` are the very dicts of the optimizer it holds.
 
     Parameters
     ----------
-    optimizer : torch.optim.Optimizer
-        Without weight decay. Its learning rate is that of the hyperball.
+    base : torch.optim.Optimizer
+        An optimizer without weight decay. The learning rate of its groups is
+        that of the hyperball.
 
     Raises
     ------
@@ -25,22 +26,21 @@ class Hyperball(CombinedOptimizer):
         If a parameter is zero, and so has no sphere to stay on.
     """
 
-    def __init__(self, optimizer):
-        super().__init__(optimizer)
+    def __init__(self, base):
+        self.base = base
+        super().__init__(base.param_groups, {})
         for group in self.param_groups:
-            if any(not parameter.any() for parameter in group["params"]):
-                raise ValueError(
-                    "A hyperball method needs matrices that are not zero at "
-                    "initialisation: their norm is what it keeps."
-                )
+            for p in group["params"]:
+                radius = p.detach().norm()
+                if radius == 0:
+                    raise ValueError(
+                        "A hyperball method needs matrices that are not zero "
+                        "at initialisation: their norm is what it keeps."
+                    )
+                self.state[p]["radius"] = radius
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        base, = self.optimizers
+    def step(self):
         rates = [group["lr"] for group in self.param_groups]
         before = [
             [p.clone() for p in group["params"]]
@@ -50,15 +50,24 @@ class Hyperball(CombinedOptimizer):
         # difference from the weights loses no precision.
         for group in self.param_groups:
             group["lr"] = 1.0
-        base.step()
-        for group, rate, weights in zip(self.param_groups, rates, before):
-            group["lr"] = rate
+        try:
+            self.base.step()
+        finally:
+            for group, rate in zip(self.param_groups, rates):
+                group["lr"] = rate
+        for group, weights in zip(self.param_groups, before):
             for p, w in zip(group["params"], weights):
-                state = base.state[p]
-                if "radius" not in state:
-                    state["radius"] = w.norm()
+                radius = self.state[p]["radius"]
                 direction = w - p
                 length = direction.norm().clamp(min=1e-30)
-                p.copy_(w - rate * state["radius"] * direction / length)
-                p.mul_(state["radius"] / p.norm())
-        return loss
+                p.copy_(w - group["lr"] * radius * direction / length)
+                p.mul_(radius / p.norm())
+
+    def state_dict(self):
+        return {"radii": super().state_dict(), "base": self.base.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict["radii"])
+        self.base.load_state_dict(state_dict["base"])
+        # Loading gives an optimizer new group dicts.
+        self.param_groups = self.base.param_groups

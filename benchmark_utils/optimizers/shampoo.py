@@ -11,6 +11,8 @@ pytorch-optimizer's ``Shampoo`` adds up G G^T for ever and keeps the
 preconditioned gradient in place of the momentum; its ``ScalableShampoo`` does
 not graft Adam.
 """
+import collections
+
 import torch
 
 # Eigenvalues below this share of the largest are rounding in float32.
@@ -24,15 +26,16 @@ class Shampoo(torch.optim.Optimizer):
     ----------
     params : iterable of nn.Parameter, each a matrix
     lr : float
-        Of Adam, which gives each step its length.
+        Adam's learning rate; Adam's update sets the length of each step.
     betas : pair of float
-        Averages of the gradient, and of its products and squares.
+        Rates of the averages of the gradient, and of its products and
+        squares.
     weight_decay : float
-        Decoupled, times the learning rate.
+        Decoupled weight decay, times the learning rate.
     precondition_frequency : int
-        Steps from one computation of the roots to the next.
+        Number of steps from one computation of the roots to the next.
     eps : float
-        Of Adam.
+        Adam's.
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.95), weight_decay=0.0,
@@ -43,19 +46,18 @@ class Shampoo(torch.optim.Optimizer):
         ))
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):
         for group in self.param_groups:
             for p in group["params"]:
-                update = self._update(p, p.grad, group)
+                self._average(p, group)
+            self._recompute_roots(group)
+            for p in group["params"]:
+                update = self._update(p, group)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * update)
-        return loss
 
-    def _update(self, p, grad, group):
+    def _average(self, p, group):
+        """Update the averages of one matrix."""
         state = self.state[p]
         if not state:
             state["step"] = 0
@@ -67,14 +69,29 @@ class Shampoo(torch.optim.Optimizer):
                     size, dtype=p.dtype, device=p.device
                 )
         beta1, beta2 = group["betas"]
-        state["exp_avg"].lerp_(grad, 1 - beta1)
-        state["exp_avg_sq"].lerp_(grad.square(), 1 - beta2)
-        state["left"].lerp_(grad @ grad.T, 1 - beta2)
-        state["right"].lerp_(grad.T @ grad, 1 - beta2)
-        if state["step"] % group["precondition_frequency"] == 0:
-            for side in ("left", "right"):
-                inverse_fourth_root(state[side], out=state[f"{side}_root"])
+        state["exp_avg"].lerp_(p.grad, 1 - beta1)
+        state["exp_avg_sq"].lerp_(p.grad.square(), 1 - beta2)
+        state["left"].lerp_(p.grad @ p.grad.T, 1 - beta2)
+        state["right"].lerp_(p.grad.T @ p.grad, 1 - beta2)
         state["step"] += 1
+
+    def _recompute_roots(self, group):
+        """Recompute the roots that are due; those of one size together."""
+        due = collections.defaultdict(list)
+        for p in group["params"]:
+            state = self.state[p]
+            if (state["step"] - 1) % group["precondition_frequency"] == 0:
+                for side in ("left", "right"):
+                    due[len(state[side])].append(
+                        (state[side], state[f"{side}_root"])
+                    )
+        for pairs in due.values():
+            inverse_fourth_roots(*zip(*pairs))
+
+    def _update(self, p, group):
+        """The preconditioned momentum of one matrix, as long as Adam's."""
+        state = self.state[p]
+        beta1, beta2 = group["betas"]
         variance = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
         adam = state["exp_avg"] / (1 - beta1 ** state["step"]) / (
             variance.sqrt() + group["eps"]
@@ -85,16 +102,28 @@ class Shampoo(torch.optim.Optimizer):
         return update * (adam.norm() / update.norm().clamp(min=1e-30))
 
 
-def inverse_fourth_root(matrix, out):
-    """Write the inverse fourth root of a positive semi-definite matrix. Of
-    one that isn't finite there is none, and ``out`` stays as it is. The
-    eigensolver would not always notice, and waits for a GPU anyway."""
-    if not matrix.isfinite().all():
-        return
+def inverse_fourth_roots(matrices, outs):
+    """Write the inverse fourth roots of positive semi-definite matrices.
+
+    All are decomposed in one call, which a GPU can work on in parallel. A
+    matrix that isn't finite has no root, and its ``out`` stays as it is. So
+    do all of them if the eigensolver doesn't converge.
+
+    Parameters
+    ----------
+    matrices, outs : sequence of Tensor[size, size]
+    """
+    stack = torch.stack(matrices)
+    size = stack.shape[-1]
+    finite = stack.isfinite().flatten(1).all(1)[:, None, None]
+    # The eigensolver would not always notice.
+    eye = torch.eye(size, dtype=stack.dtype, device=stack.device)
     try:
-        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = torch.linalg.eigh(torch.where(finite, stack, eye))
     except torch.linalg.LinAlgError:
         return
-    damping = RELATIVE_DAMPING * values[-1] + torch.finfo(matrix.dtype).tiny
+    damping = RELATIVE_DAMPING * values[:, -1:] + torch.finfo(stack.dtype).tiny
     powers = (values.clamp(min=0) + damping) ** -0.25
-    torch.mm(vectors * powers, vectors.T, out=out)
+    for out, *parts in zip(outs, finite, powers, vectors):
+        is_finite, power, basis = parts
+        out.copy_(torch.where(is_finite, (basis * power) @ basis.T, out))

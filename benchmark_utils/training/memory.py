@@ -18,9 +18,8 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
 
-def max_micro_batch(sequence_length, device, bytes_per_token,
-                    evaluation=False):
-    """Rows that go through a model at once, at most.
+def max_micro_batch(sequence_length, device, bytes_per_token):
+    """Rows that go through a model at once in training, at most.
 
     On a GPU as many as half of the free memory holds. On a CPU it does not
     depend on the memory: the same command gives the same losses to the bit.
@@ -32,8 +31,6 @@ def max_micro_batch(sequence_length, device, bytes_per_token,
     device : torch.device
     bytes_per_token : int
         What a training step keeps for its backward pass.
-    evaluation : bool
-        Without a backward pass.
 
     Returns
     -------
@@ -41,7 +38,7 @@ def max_micro_batch(sequence_length, device, bytes_per_token,
         At least 1.
     """
     kind = KINDS[device.type]
-    tokens = kind.evaluation_tokens if evaluation else kind.micro_batch_tokens
+    tokens = kind.micro_batch_tokens
     if kind.free_memory:
         free = kind.free_memory(device)
         tokens = min(tokens, int(ACTIVATION_SHARE * free) // bytes_per_token)

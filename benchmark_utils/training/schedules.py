@@ -1,5 +1,4 @@
-"""What happens when: the learning rate, as a factor of its peak, and the
-evaluations of a run."""
+"""Learning-rate schedules, and the steps at which a run is evaluated."""
 import math
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -22,8 +21,7 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     Parameters
     ----------
     step : int
-        Steps done before this one, in [0, num_steps]. A scheduler asks for
-        the factor after the last one, too.
+        Steps done before this one, in [0, num_steps).
     num_steps : int
         The horizon.
     warmup_steps : int
@@ -41,7 +39,7 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     start = max(warmup_steps, (1 - cooldown) * num_steps)
-    if schedule == "constant" or step < start or start == num_steps:
+    if schedule == "constant" or step < start:
         return 1.0
     remaining = (num_steps - step) / (num_steps - start)
     if schedule == "linear":

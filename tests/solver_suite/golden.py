@@ -19,26 +19,27 @@ HEADER = """\
 
 
 def set_up(solver_class, bench):
-    """An objective and a solver at its defaults, ready to train 20 steps on
-    the tiny problem."""
+    """An objective, and a Trainer of a solver at its defaults, ready to train
+    20 steps on the tiny problem."""
     objective = bench.get_benchmark_objective().get_instance(**TINY_OBJECTIVE)
     dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
     solver = solver_class.get_instance(num_steps=20, warmup_steps=2)
     RunContext().set_run_context(objective, None, solver, 0, base_seed=0)
     objective.set_data(**dataset.get_instance(**TINY_DATASET).get_data())
     solver.set_objective(**objective.get_objective())
-    solver.pre_run_hook(None)
-    return objective, solver
+    solver.start()
+    return objective, solver.trainer
 
 
 @functools.cache
 def train_losses(solver_class, bench):
     """The training loss of each of the 20 steps."""
-    _, solver = set_up(solver_class, bench)
+    _, trainer = set_up(solver_class, bench)
     losses = []
-    solver.run(lambda: losses.append(solver.get_result()["train_loss"]) or 1)
-    solver._release()
-    return losses[1:]
+    for step in range(1, 21):
+        trainer.train(step)
+        losses.append(trainer.pop_train_loss())
+    return losses
 
 
 def where_losses_are_exact():

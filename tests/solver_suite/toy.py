@@ -42,8 +42,9 @@ class Toy:
         torch.manual_seed(0)
         self.solver = solver
         self.optimizer = solver.get_optimizer(self.roles)
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.calls = 0
 
     def weights(self):
         return [p.detach().clone() for p in self.parameters]
@@ -66,18 +67,13 @@ class Toy:
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
 
-        def closure():
-            self.calls += 1
-            assert torch.is_grad_enabled()
-            for _ in range(parts):
-                sum(
-                    (p * (gradient / parts)).sum()
-                    for p, gradient in zip(self.parameters, gradients)
-                ).backward()
-            return torch.tensor(1.0)
-
+        for _ in range(parts):
+            sum(
+                (p * (gradient / parts)).sum()
+                for p, gradient in zip(self.parameters, gradients)
+            ).backward()
         torch.manual_seed(step)
-        self.optimizer.step(closure)
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def run(self, num_steps, start=0, **options):

@@ -1,0 +1,218 @@
+"""The training of one model by one optimizer.
+
+    trainer = Trainer(model, optimizer, loader, schedule)
+    trainer.train(100)
+
+One step is a forward and a backward pass per micro-batch, gradient clipping,
+and one update. Nothing here knows benchopt, clocks or files: see
+docs/trainer.rst for a training run in a notebook.
+"""
+import contextlib
+import random
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from benchmark_utils.device import autocast
+from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
+
+
+class Trainer:
+    """A model, its optimizer, and the steps that train it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        ``model(inputs, targets)`` is the mean loss, a float32 scalar tensor.
+    optimizer : torch.optim.Optimizer
+        At peak learning rate, with every parameter of the model in exactly
+        one group. One with ``eval`` and ``train`` (as Schedule-free's) writes
+        other weights into the model for evaluations.
+    loader : BatchLoader
+    schedule : function of int, returns float
+        Factor of the peak learning rate, by the number of steps done.
+    max_grad_norm : float
+        Gradients are clipped to this global norm; 0 is off.
+    micro_batch_size : int or None
+        Rows that go through the model at once; None is all of a batch.
+    dtype : torch.dtype
+        Of matrix products: float32, or bfloat16 by autocast.
+
+    Attributes
+    ----------
+    step : int
+        Updates done.
+
+    Raises
+    ------
+    ValueError
+        If the optimizer can't be used, or doesn't hold every parameter once.
+    """
+
+    def __init__(self, model, optimizer, loader, schedule, *,
+                 max_grad_norm=0.0, micro_batch_size=None,
+                 dtype=torch.float32):
+        check_optimizer(optimizer)
+        check_coverage(optimizer, model)
+        self.model, self.optimizer = model, optimizer
+        self.loader, self.schedule = loader, schedule
+        self.max_grad_norm = max_grad_norm
+        self.micro_batch_size = micro_batch_size
+        self.dtype = dtype
+        self.device = next(model.parameters()).device
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        self.step = 0
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_count = 0
+
+    @property
+    def learning_rate(self):
+        """Learning rate of the last step, in the first group; 0 before the
+        first step."""
+        return self.optimizer.param_groups[0]["lr"] if self.step else 0.0
+
+    def train(self, stop_step):
+        """Train until ``stop_step`` steps are done."""
+        with contextlib.closing(self.batches(stop_step)) as batches:
+            for inputs, targets in batches:
+                self.train_step(inputs, targets)
+
+    def batches(self, stop_step):
+        """Batches of the steps that are left until ``stop_step``."""
+        return self.loader.batches(self.device, self.step, stop_step)
+
+    def train_step(self, inputs, targets):
+        """Do one update. It never waits for the device.
+
+        Parameters
+        ----------
+        inputs, targets : int64 tensors [rows, sequence_length]
+        """
+        factor = self.schedule(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]
+        self._loss_sum += self.accumulate_gradients(inputs, targets)
+        self._loss_count += 1
+        if self.max_grad_norm:
+            clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def accumulate_gradients(self, inputs, targets):
+        """Add the gradients of a batch's mean loss to the parameters' own.
+
+        Returns the mean loss, a float32 scalar tensor on the device.
+        """
+        batch_loss = torch.zeros((), device=self.device)
+        for loss in self._micro_losses(inputs, targets):
+            loss.backward()
+            batch_loss += loss.detach()
+        return batch_loss
+
+    @torch.no_grad()
+    def batch_loss(self, inputs, targets):
+        """The mean loss of a batch, a float; nothing is trained."""
+        return sum(
+            loss.item() for loss in self._micro_losses(inputs, targets)
+        )
+
+    def _micro_losses(self, inputs, targets):
+        """Yield each micro-batch's share of the mean loss of the batch."""
+        size = self.micro_batch_size or len(inputs)
+        for micro_inputs, micro_targets in zip(
+            inputs.split(size), targets.split(size)
+        ):
+            with autocast(self.device, self.dtype):
+                loss = self.model(micro_inputs, micro_targets)
+            yield loss * (len(micro_inputs) / len(inputs))
+
+    def pop_train_loss(self):
+        """Mean training loss of the steps since the last call, a float; None
+        if there was no step. This waits for the device."""
+        if not self._loss_count:
+            return None
+        mean = self._loss_sum.item() / self._loss_count
+        self._loss_sum.zero_()
+        self._loss_count = 0
+        return mean
+
+    @contextlib.contextmanager
+    def evaluated(self):
+        """Context: the model with the weights to evaluate.
+
+        These are the weights in training, unless the optimizer has others.
+        Training goes on afterwards as if nothing had happened, to the bit.
+        """
+        if not hasattr(self.optimizer, "eval"):
+            yield self.model
+            return
+        parameters = list(self.model.parameters())
+        training_weights = [p.detach().clone() for p in parameters]
+        self.optimizer.eval()
+        try:
+            yield self.model
+        finally:
+            self.optimizer.train()
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, training_weights)
+
+    def state_dict(self):
+        """All that a run depends on, as nested dicts and lists.
+
+        The learning rate and the position in the data follow from the step.
+        The random generators are those of the process.
+        """
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+            "generators": _generator_states(self.device),
+        }
+
+    def load_state_dict(self, state):
+        """Continue from a state of ``state_dict``, of the same model and
+        optimizer: what follows is equal to the bit on a CPU."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self._loss_sum.copy_(state["loss_sum"])
+        self._loss_count = state["loss_count"]
+        _set_generator_states(self.device, state["generators"])
+
+    def close(self):
+        """Free model and optimizer."""
+        self.model = self.optimizer = None
+
+
+def seed_generators(seed):
+    """Seed torch's, NumPy's and Python's random generators, for optimizers
+    that draw from whichever."""
+    for seed_one in (torch.manual_seed, np.random.seed, random.seed):
+        seed_one(seed)
+
+
+def _generator_states(device):
+    name, *numpy_state = np.random.get_state()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, *numpy_state],
+        "python": random.getstate(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_generator_states(device, states):
+    torch.set_rng_state(states["torch"])
+    np.random.set_state(tuple(states["numpy"]))
+    random.setstate(states["python"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
