@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import gc
 import platform
+import sys
 from pathlib import Path
 
 import psutil
@@ -101,6 +102,7 @@ def keep_freed_memory():
 
 def release_memory(device):
     """Return freed memory to the system and measure the peak anew."""
+    global _baseline
     # A compiled model refers to itself.
     gc.collect()
     if KINDS[device.type].release_memory:
@@ -108,24 +110,43 @@ def release_memory(device):
         return
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    # Linux only, and not in every container.
+    # Linux only, and not in every container: the peak is the present size.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    _baseline = anonymous_memory()
 
 
 def peak_memory(device):
-    """Peak memory in bytes since ``release_memory``: of torch's tensors on
-    CUDA, of the whole process on a CPU.
+    """Peak memory in bytes since ``release_memory``: of torch's tensors on a
+    GPU; on a CPU by how much the process's own memory has grown since.
 
-    Only Linux can reset the peak of a process, where that is allowed;
-    otherwise it is of the process's whole life, or on macOS its present size.
+    Own memory is anonymous: pages of files, such as token shards and
+    libraries, come and go with what else is done, and don't count. Its peak
+    is what is held now, because what was freed is kept (see
+    ``keep_freed_memory``). Where it isn't, on Linux the peak of all pages
+    without those of files now is a lower bound as good as any; elsewhere
+    it is the present size alone.
     """
     if KINDS[device.type].peak_memory:
         return KINDS[device.type].peak_memory(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    memory = psutil.Process().memory_info()
-    return getattr(memory, "peak_wset", memory.rss)
+    return max(0, anonymous_memory() - _baseline)
+
+
+def anonymous_memory():
+    """Bytes of this process's memory that no file is behind, at most since
+    the system's own peak was reset where it can be."""
+    if sys.platform == "linux":
+        sizes = dict(
+            line.split(":") for line in
+            Path("/proc/self/status").read_text().splitlines()
+            if line.startswith(("VmHWM", "RssAnon", "RssFile", "RssShmem"))
+        )
+        peak, own, files, shared = (
+            1024 * int(sizes[name].split()[0])
+            for name in ("VmHWM", "RssAnon", "RssFile", "RssShmem")
+        )
+        return max(own, peak - files - shared)
+    memory = psutil.Process()
+    if sys.platform == "win32":
+        return memory.memory_info().private
+    return memory.memory_full_info().uss
