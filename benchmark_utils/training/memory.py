@@ -97,12 +97,12 @@ def keep_freed_memory():
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        # Never, says the manual.
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def release_memory(device):
     """Return freed memory to the system and measure the peak anew."""
-    global _baseline
     # A compiled model refers to itself.
     gc.collect()
     if KINDS[device.type].release_memory:
@@ -110,43 +110,52 @@ def release_memory(device):
         return
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    # Linux only, and not in every container: the peak is the present size.
+    # The system's own peak starts anew: on Linux, and not in every container.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    _baseline = anonymous_memory()
+    _released.clear()
+    _released.update(process_memory())
 
 
 def peak_memory(device):
     """Peak memory in bytes since ``release_memory``: of torch's tensors on a
-    GPU; on a CPU by how much the process's own memory has grown since.
+    GPU; on a CPU by how much the process's own memory has grown.
 
-    Own memory is anonymous: pages of files, such as token shards and
-    libraries, come and go with what else is done, and don't count. Its peak
-    is what is held now, because what was freed is kept (see
-    ``keep_freed_memory``). Where it isn't, on Linux the peak of all pages
-    without those of files now is a lower bound as good as any; elsewhere
-    it is the present size alone.
+    Own memory has no file behind it: pages of token shards and of libraries
+    depend on what else was read, and don't count. Its peak is what the process
+    has now, since what was freed is kept (see ``keep_freed_memory``). Where it
+    isn't, the peak of all memory without that of files is a lower bound of it
+    on Linux; elsewhere the present size is all there is.
     """
     if KINDS[device.type].peak_memory:
         return KINDS[device.type].peak_memory(device)
-    return max(0, anonymous_memory() - _baseline)
+    now, own = process_memory(), 0
+    # Otherwise it is an earlier run's.
+    if now["peak"] > _released["peak"]:
+        own = now["peak"] - max(now["files"], _released["files"])
+    return max(0, max(own, now["own"]) - _released["own"])
 
 
-def anonymous_memory():
-    """Bytes of this process's memory that no file is behind, at most since
-    the system's own peak was reset where it can be."""
+def process_memory():
+    """Bytes of this process: "own", which no file is behind, that of "files"
+    that are mapped, and the "peak" of both; 0 where they are not known."""
     if sys.platform == "linux":
-        sizes = dict(
-            line.split(":") for line in
-            Path("/proc/self/status").read_text().splitlines()
-            if line.startswith(("VmHWM", "RssAnon", "RssFile", "RssShmem"))
-        )
-        peak, own, files, shared = (
-            1024 * int(sizes[name].split()[0])
-            for name in ("VmHWM", "RssAnon", "RssFile", "RssShmem")
-        )
-        return max(own, peak - files - shared)
-    memory = psutil.Process()
+        lines = Path("/proc/self/status").read_text().splitlines()
+        pairs = (line.split(":") for line in lines if line.endswith(" kB"))
+        sizes = {name: 1024 * int(size.split()[0]) for name, size in pairs}
+        return {
+            "own": sizes["RssAnon"] + sizes["VmSwap"],
+            "files": sizes["RssFile"] + sizes["RssShmem"],
+            "peak": sizes["VmHWM"],
+        }
+    process = psutil.Process()
     if sys.platform == "win32":
-        return memory.memory_info().private
-    return memory.memory_full_info().uss
+        own = process.memory_info().private
+    else:
+        own = process.memory_full_info().uss
+    return {"own": own, "files": 0, "peak": 0}
+
+
+# The process's memory when it was last released: all of a process is of one
+# run at a time.
+_released = process_memory()
