@@ -26,7 +26,8 @@ def _without(runs, column):
         name for name in runs.columns
         if name.startswith(PREFIX) and name != column
     ]
-    return runs["solver"].str.partition("[")[0] + "[" + runs[others].astype(
+    # `astype(str)` would leave the parameters that a solver hasn't missing.
+    return runs["solver"].str.partition("[")[0] + "[" + runs[others].map(
         str
     ).agg(",".join, axis=1)
 
