@@ -92,20 +92,30 @@ class Objective(CheckedParameters, BaseObjective):
     }
 
     @readable
-    def set_data(self, train, val, target, entropy, repeat):
+    def set_data(self, train, val, target, entropy, repeat,
+                 bytes_per_token=None):
         """Check the problem as a whole, before anything is computed.
 
         Parameters
         ----------
         train, val : TokenShards
-        target : float
-            The loss to reach on this data, in nats per token.
+        target : float or None
+            The loss to reach on this data, in nats per token. None if the
+            data set has none of its own.
         entropy : float or None
             What no model can be better than, where it is known.
         repeat : bool
             Whether training may read the data again.
+        bytes_per_token : float or None
+            Mean over the validation tokens of the bytes of text that a token
+            stands for, where it is known.
         """
         self._target = target if self.target is None else self.target
+        if self._target is None:
+            raise ValueError(
+                "These data have no target of their own: give one, in nats "
+                'per token, such as -o "nanoGPT[target=3.5]".'
+            )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "
@@ -116,6 +126,7 @@ class Objective(CheckedParameters, BaseObjective):
         )
         self._val_loader = self._make_val_loader(val)
         self._vocab_size = train.vocab_size
+        self._bytes_per_token = bytes_per_token
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
@@ -180,7 +191,8 @@ class Objective(CheckedParameters, BaseObjective):
         -------
         row : dict
             Numbers and strings. ``value`` is the validation loss in nats per
-            token; a loss that is not finite is inf.
+            token; a loss that is not finite is inf. ``bits_per_byte`` is the
+            same loss where the bytes of the text are known.
         """
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
@@ -189,7 +201,7 @@ class Objective(CheckedParameters, BaseObjective):
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
-        return report | dict(
+        row = report | dict(
             value=_finite_or_inf(val_loss),
             tokens=report["step"] * self._train_loader.tokens_per_step,
             train_loss=_finite_or_inf(train_loss),
@@ -208,6 +220,11 @@ class Objective(CheckedParameters, BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+        if self._bytes_per_token is not None:
+            row["bits_per_byte"] = row["value"] / (
+                math.log(2) * self._bytes_per_token
+            )
+        return row
 
     def _log_path(self):
         """The file for the evaluations of this run; None if there is none."""

@@ -98,13 +98,13 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     first = folder / "fineweb_val_000000.bin"
     first.rename(first.with_suffix(".away"))
     # benchopt has cached that all was prepared; it is not any more.
-    assert "fineweb_val_000000.bin: missing" in clone.run(
+    assert "1 of 104 file(s) (fineweb_val_000000.bin)" in clone.run(
         PREPARE, returncode=1, tracebacks=True, **there
     )
     first.with_suffix(".away").rename(first)
     assert "done" in clone.run(PREPARE_SOME, **there)
     output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
-    assert "FineWeb[num_train_shards=103" in output
+    assert "num_train_shards=103" in output
     assert "nanoGPT[12x768" in output and "num_steps=19485" in output
     assert "not run yet" in output
 
