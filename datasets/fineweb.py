@@ -18,6 +18,8 @@ from benchopt.config import get_data_path
 from benchmark_utils.cache_key import Keyed
 from benchmark_utils.data.hub import fetch_shards, shard_versions
 from benchmark_utils.data.shards import TokenShards
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import CheckedParameters
 
 SHARD_BYTES = 200_001_024
 # Shards that a run fetches unasked, in all 1 GB.
@@ -65,7 +67,7 @@ laptop, without a download. The third is enough for 190 steps of 524,288
 tokens (0.4 GB)."""
 
 
-class Dataset(Keyed, BaseDataset):
+class Dataset(CheckedParameters, Keyed, BaseDataset):
     """GPT-2 tokens of FineWeb or FineWeb-Edu, from the Hub."""
 
     name = "FineWeb"
@@ -88,6 +90,7 @@ class Dataset(Keyed, BaseDataset):
     # The shards do not depend on them.
     prepare_cache_ignore = ("repeat", "base_seed")
 
+    @readable
     def prepare(self):
         """Fetch and verify the shards that aren't there.
 
@@ -104,6 +107,7 @@ class Dataset(Keyed, BaseDataset):
                 SHARD_BYTES, self._selector(), folder=files["folder"].name
             )) from error
 
+    @readable
     def get_data(self):
         self._refuse_large_download()
         val, *train = self.prepare()
@@ -154,26 +158,13 @@ class Dataset(Keyed, BaseDataset):
 
     def _files(self):
         """The arguments of ``fetch_shards``, validation first, checked."""
-        if self.corpus not in CORPORA:
-            raise ValueError(
-                f"corpus is {self.corpus!r}; it must be one of "
-                f"{', '.join(CORPORA)}."
-            )
         corpus = CORPORA[self.corpus]
-        if (
-            type(self.num_train_shards) is not int
-            or not 1 <= self.num_train_shards <= corpus.train_shards
-        ):
+        if self.num_train_shards > corpus.train_shards:
             raise ValueError(
                 f"num_train_shards is {self.num_train_shards!r}; corpus="
                 f"{self.corpus} has 1 to {corpus.train_shards} training "
                 f"shards: FineWeb[corpus={self.corpus},num_train_shards="
                 f"{corpus.train_shards}]."
-            )
-        if not isinstance(self.revision, str) or not self.revision:
-            raise ValueError(
-                f"revision is {self.revision!r}; it must be the name of a "
-                "branch, tag or commit, in quotes if it looks like a number."
             )
         return dict(
             repo_id=corpus.repository, revision=self.revision,

@@ -30,6 +30,8 @@ from benchmark_utils.data.documents import (
 )
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import CheckedParameters
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.
@@ -40,7 +42,7 @@ SIDES = "text_train", "text_val"
 CORPUS_FILE = "corpus.json"
 
 
-class Dataset(Keyed, BaseDataset):
+class Dataset(CheckedParameters, Keyed, BaseDataset):
     """Text files, nine tenths for training and one for validation."""
 
     name = "Text"
@@ -82,10 +84,12 @@ class Dataset(Keyed, BaseDataset):
         """A worker reads the text that the run was started with, or none."""
         self._content = state["content"]
 
+    @readable
     def prepare(self):
         """Write the shards, unless they are there, and say what they hold."""
         self._open_shards()
 
+    @readable
     def get_data(self):
         (train, val), corpus = self._open_shards()
         return dict(
