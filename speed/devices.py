@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from benchmark_utils.device import choose_device, choose_dtype, synchronize
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.memory import keep_freed_memory
@@ -48,7 +48,9 @@ def work(results, rank, size, port, options):
         options["batch_size"] // size, length + 1
     ), device=device)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    model = GPT2(options["vocab_size"], **options["shape"]).to(device)
+    model = make_model(
+        "gpt2", options["vocab_size"], **options["shape"]
+    ).to(device)
     if options["compiled"]:
         compile_model(model, by_block=size > 1)
     trainers = [

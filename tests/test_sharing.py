@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.training import sharing
 from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.ranks import World
@@ -34,7 +34,9 @@ class Recorder(World):
 def train_one_step(monkeypatch, micro_batch_size=4, compiled=False):
     """What was sent in a step, and the model."""
     monkeypatch.setattr(sharing, "BUCKET_BYTES", 2**14)
-    model = GPT2(64, 16, n_layer=4, n_head=2, n_embd=32)
+    model = make_model(
+        "gpt2", 64, context_length=16, n_layer=4, n_head=2, n_embd=32
+    )
     if compiled:
         compile_model(model, by_block=True)
     world = Recorder(model)
@@ -84,7 +86,9 @@ class Stopwatch(World):
 def test_a_model_compiled_by_block_sends_on_the_way(monkeypatch, by_block):
     """One that is compiled as a whole has nothing to send until the end."""
     monkeypatch.setattr(sharing, "BUCKET_BYTES", 2**20)
-    model = GPT2(512, 128, n_layer=4, n_head=4, n_embd=256)
+    model = make_model(
+        "gpt2", 512, context_length=128, n_layer=4, n_head=4, n_embd=256
+    )
     compile_model(model, by_block=by_block)
     world = Stopwatch()
     average = sharing.GradientAverage(world, model.parameters())

@@ -26,7 +26,7 @@ def read_documents(path):
     Returns
     -------
     documents : dict
-        SHA-256 of the content, in increasing order: (Path, number of
+        SHA-256 of the content, in decreasing order: (Path, number of
         characters).
     skipped : dict of str to list of Path
         The files that were left out, by the reason.
@@ -61,7 +61,7 @@ def read_documents(path):
             f"path={path} has no text that could be divided into training "
             "and validation.", *describe_skipped(skipped),
         ]))
-    return dict(sorted(documents.items())), skipped
+    return dict(sorted(documents.items(), reverse=True)), skipped
 
 
 def why_no_text(data):

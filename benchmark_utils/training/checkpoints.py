@@ -37,8 +37,8 @@ def save(folder, step, state):
     step : int
         The checkpoint's name.
     state : nested dict, list and tuple
-        Of tensors (on any device), NumPy arrays, numbers, strings, booleans,
-        torch's dtypes and None.
+        Of tensors (on any device), NumPy arrays, dtypes of torch, numbers,
+        strings, booleans and None.
 
     Returns
     -------
