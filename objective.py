@@ -10,6 +10,7 @@ import time
 import torch
 from benchopt import BaseObjective
 
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import Machine, device_name, dtype_name
 from benchmark_utils.errors import readable
@@ -17,7 +18,6 @@ from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.parameters import CheckedParameters
 from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate

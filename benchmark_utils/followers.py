@@ -148,7 +148,7 @@ class Gathering:
         """
         reason = None
         if self.world.size == 1:
-            return
+            return self._end()
         if isinstance(error, RankLost):
             reason = self.world.wait_for_failure(GRACE_SECONDS)
         elif isinstance(error, Exception):
@@ -169,6 +169,10 @@ class Gathering:
                     process.wait(GRACE_SECONDS)
         self._end()
 
+    @property
+    def has_ended(self):
+        return self._ended.is_set()
+
     def _end(self):
         self._ended.set()
         if self._watcher:
@@ -186,18 +190,17 @@ class Gathering:
 
 def together(method):
     """Decorator of what all ranks do, methods of a solver: the ranks meet
-    before the first one, and if one of them fails, all end."""
+    before the first one of a run, and if one of them fails, all end."""
     @functools.wraps(method)
     def guarded(solver, *arguments):
-        if solver.gathering is None:
+        if solver.gathering is None or solver.gathering.has_ended:
             solver.gathering = Gathering(
                 solver, warm_up=method.__name__ == "warm_up"
             )
         try:
             return method(solver, *arguments)
         except BaseException as error:
-            gathering, solver.gathering = solver.gathering, None
-            gathering.fail(error)
+            solver.gathering.fail(error)
             raise
 
     return guarded

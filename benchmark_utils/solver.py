@@ -14,8 +14,8 @@ from benchmark_utils.errors import noted
 from benchmark_utils.followers import together
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
-from benchmark_utils.parameters import CheckedParameters
-from benchmark_utils.progress import Progress
+from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.progress import Progress, say_once
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
@@ -201,7 +201,6 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
                 self.progress.step()
         self._resumable.finish()
         self.gathering.part()
-        self.gathering = None
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""
@@ -302,12 +301,3 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             "code": code_hash(),
             "versions": versions(self.requirements or []),
         }
-
-
-@functools.cache
-def say_once(message):
-    """Print a fact about a run, once per process.
-
-    benchopt's progress line ends with a carriage return: start a new one.
-    """
-    print(f"\n{message}", flush=True)
