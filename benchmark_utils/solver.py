@@ -210,6 +210,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             self._train_loss = train_loss
         elif trainer.step == 0:
             self._train_loss = trainer.batch_loss(*self._first_batch())
+        memory = peak_memory(self.machine.device)
         return dict(
             evaluated=trainer.evaluated,
             report=dict(
@@ -224,16 +225,13 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
                 ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
-                peak_memory_mib=self.world.maximum(
-                    peak_memory(self.machine.device) / 2**20
-                ),
+                peak_memory_mib=self.world.maximum(memory) / 2**20,
                 times_resumed=self._resumable.times_resumed,
             ),
         )
 
     def start(self):
-        """Make a Trainer of a fresh model; what the last run held is freed.
-        """
+        """Make a Trainer of a fresh model; free what the last run held."""
         global _holder
         if _holder is not None:
             _holder.release()
@@ -248,7 +246,6 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         roles = model.parameter_roles()
         optimizer = self.get_optimizer(roles)
         length = self._loader.sequence_length
-        # Memory that is free differs between the ranks.
         micro_batch_size = self.world.minimum(choose_micro_batch(
             self._loader.rank_batch_size,
             max_micro_batch(length, device, model.activation_bytes()),

@@ -7,6 +7,7 @@ each of the most devices. Each process has the same number of threads. A turn
 is a step of the ranks together and one of each rank on its own, which is all
 but the communication; the median of the slowest rank counts.
 """
+import json
 import multiprocessing
 import queue
 import socket
@@ -147,4 +148,26 @@ def print_table(title, table):
             f"{row['tokens_per_second']:11.0f}"
             f"{row['share_of_linear']:11.0%}"
             f"{row['share_of_communication']:15.0%}{row['cpu_seconds']:12.3f}"
+        )
+
+
+def report(arguments, vocab_size, shape):
+    """Measure and print what the command line of speed.training asks for."""
+    rows = arguments.micro_batch[-1]
+    batch_size = rows * arguments.num_devices
+    table = measure(arguments.num_devices, {
+        "vocab_size": vocab_size, "shape": shape,
+        "batch_size": batch_size, "micro_batch_size": rows,
+        "compiled": arguments.compiled,
+        "repetitions": arguments.repetitions,
+        "num_threads": max(
+            1, torch.get_num_threads() // arguments.num_devices
+        ),
+    })
+    if arguments.json:
+        print(json.dumps(table, indent=1))
+    else:
+        print_table(
+            f"{batch_size} x {shape['context_length']} tokens, "
+            f"{shape['n_layer']} layers of width {shape['n_embd']}", table,
         )

@@ -338,27 +338,6 @@ def print_table(title, labels, table):
         )
 
 
-def measure_devices(options, shape):
-    """Print how fast several devices train one model."""
-    rows = options.micro_batch[-1]
-    batch_size = rows * options.num_devices
-    table = devices.measure(options.num_devices, {
-        "vocab_size": VOCAB_SIZE, "shape": shape,
-        "batch_size": batch_size, "micro_batch_size": rows,
-        "compiled": options.compiled, "repetitions": options.repetitions,
-        "num_threads": max(
-            1, torch.get_num_threads() // options.num_devices
-        ),
-    })
-    if options.json:
-        print(json.dumps(table, indent=1))
-    else:
-        devices.print_table(
-            f"{batch_size} x {options.sequence_length} tokens, "
-            f"{options.n_layer} layers of width {options.n_embd}", table,
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
@@ -390,7 +369,7 @@ def main():
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
     if options.num_devices:
-        return measure_devices(options, shape)
+        return devices.report(options, VOCAB_SIZE, shape)
     tables = []
     for rows, variants in planned_runs(options, native):
         table = measure(variants, shape, rows, options.repetitions)
