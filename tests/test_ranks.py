@@ -289,6 +289,29 @@ def test_an_interrupt_ends_all(tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.slow
+def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
+    """Also the state of matrices that rank 1 owns."""
+    solver = selector("Muon", TINY_SOLVER | {"num_steps": 300})
+    with benchopt(tmp_path, [solver]) as process:
+        processes = wait_until_training(process)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert "The same command goes on from there" in output
+        wait_for_end(processes)
+    with benchopt(tmp_path, [solver]) as process:
+        output, _ = process.communicate(timeout=200)
+    assert "Continues from step" in output
+    resumed = read_results(tmp_path / "out.parquet")
+    with benchopt(tmp_path, [solver], {"checkpoint_every": 0}) as process:
+        process.communicate(timeout=200)
+    whole = read_results(tmp_path / "out_1.parquet")
+    assert (resumed.objective_times_resumed.iloc[-1], len(resumed)) == (
+        1, len(whole)
+    )
+    assert (resumed.objective_value == whole.objective_value).all()
+
+
 def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 5)
     monkeypatch.setattr(followers, "GRACE_SECONDS", 0.5)
