@@ -339,7 +339,7 @@ def test_bytes_are_utf8(sample):
 
 @pytest.mark.parametrize("tokenizer", ["gpt4", "", None])
 def test_an_unknown_tokenizer_is_refused(text, novels, tokenizer):
-    with pytest.raises(ValueError, match="unknown; use one of bytes, gpt2"):
+    with pytest.raises(ValueError, match="must be one of 'bytes', 'gpt2'"):
         text(novels, tokenizer=tokenizer).get_data()
 
 
@@ -348,9 +348,10 @@ def test_a_path_without_documents_is_refused(text, tmp_path):
     for path in "missing", "empty", "empty/*.txt", "empty/**/*":
         with pytest.raises(ValueError, match="matches no files"):
             text(tmp_path / path).get_data()
-    for path in "", " ":
-        with pytest.raises(ValueError, match="is empty. Give a folder"):
-            text(path).get_data()
+    with pytest.raises(ValueError, match="a folder, a file or a glob"):
+        text("")
+    with pytest.raises(ValueError, match="is empty. Give a folder"):
+        text(" ").get_data()
     assert not (tmp_path / "data").exists()
 
 
