@@ -152,7 +152,15 @@ SHARE = Rule(number, low=0, high=1)
 
 # What the objective, the datasets and the training loop take.
 RULES = {
-    "n_layer": COUNT, "n_head": COUNT, "n_embd": COUNT,
+    # What is allowed of a model's choices, its architecture knows.
+    "model": Rule(text), "n_layer": COUNT, "n_head": COUNT, "n_embd": COUNT,
+    "embedding_norm": Rule(yes_no), "norm_gain": Rule(yes_no),
+    "qk_norm": Rule(yes_no), "fused_qkv": Rule(yes_no),
+    "damped_attention": Rule(yes_no), "bias": Rule(yes_no),
+    "tied_head": Rule(yes_no), "head_bias": Rule(yes_no),
+    "norm_eps": Rule(number, above=0), "logit_cap": NOT_NEGATIVE,
+    "attention_scale": Rule(number, above=0, words=("auto",)),
+    "vocab_multiple": COUNT,
     "context_length": COUNT, "batch_size": COUNT, "sequence_length": COUNT,
     "val_tokens": COUNT, "train_tokens": COUNT,
     "eval_every": Rule(whole, low=1, words=("auto",)),
@@ -204,12 +212,6 @@ PATTERNS = {
 RELATIONS = [
     (("warmup_steps", "num_steps"), lambda few, all_: few <= all_,
      "warmup_steps={} is longer than the horizon, num_steps={}"),
-    (("sequence_length", "context_length"), lambda rows, most: rows <= most,
-     "sequence_length={} is longer than the model's context_length={}"),
-    (("val_tokens", "sequence_length"), lambda all_, row: all_ % row == 0,
-     "val_tokens={} must be a multiple of sequence_length={}"),
-    (("n_embd", "n_head"), lambda width, heads: width % heads == 0,
-     "n_embd={} must be a multiple of n_head={}"),
     (("min_length", "max_length"), lambda low, high: low <= high,
      "min_length={} is more than max_length={}"),
     (("num_successors", "vocab_size"), lambda few, all_: few <= all_ - 2,

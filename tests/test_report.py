@@ -177,7 +177,7 @@ def test_errors_are_one_sentence(results, monkeypatch, arguments, message):
 def test_real_results_are_reported(run, tmp_path):
     """The report says of a run what its rows say."""
     frame = run(
-        {"Adam": {"num_steps": 10}, "SGD": {"num_steps": 10}},
+        {"AdamW": {"num_steps": 10}, "SGD": {"num_steps": 10}},
         objective={"target": 4.14}, n_repetitions=3,
     )
     table = tmp_path / "table.csv"

@@ -17,11 +17,15 @@ BELOW = {
     "training": {"data", "models", "optimizers", "device"},
     "parameters": set(),
     "errors": set(),
+    "traces": set(),
 }
 # On the top floor everything below can be used, and benchopt.
 TOP = {"solver", "stopping", "cache_key", "resume", "followers"}
 # These read results, and never train.
-READERS = {"report": {"results"}}
+READERS = {
+    "report": {"results", "figures", "page"}, "figures": {"results"},
+    "page": {"results"},
+}
 MODULES = sorted(UTILS.rglob("*.py"))
 
 

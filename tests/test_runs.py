@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
 from conftest import TINY_SOLVER
@@ -195,7 +195,9 @@ def test_validation_loss_is_the_mean_over_the_first_tokens(run, bench):
     objective = Objective.get_instance()
     RunContext().set_run_context(objective, None, None, 0, base_seed=0)
     seed = objective.get_seed(use_repetition=True)
-    model = GPT2(256, 32, 2, 2, 32, seed=seed)
+    model = make_model(
+        "gpt2", 256, seed, context_length=32, n_layer=2, n_head=2, n_embd=32
+    )
     losses = [
         model(tokens[i:i + 32][None], tokens[i + 1:i + 33][None]).item()
         for i in range(0, 992, 32)

@@ -25,7 +25,7 @@ from solver_suite.toy import (
     FACTORS, SHAPES, Toy, distance, relative_error
 )
 
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
 from conftest import ROOT
 from tuning.tune import parameter_names
@@ -129,7 +129,9 @@ def test_has_name_requirements_and_a_tiny_setting(solver_class):
 # ------------------------------------------------------------ the optimizer
 
 def test_every_parameter_of_the_model_is_optimized_once(make):
-    model = GPT2(64, 16, 2, 2, 16, seed=0)
+    model = make_model(
+        "gpt2", 64, context_length=16, n_layer=2, n_head=2, n_embd=16
+    )
     optimizer = make().get_optimizer(model.parameter_roles())
     check_coverage(optimizer, model)
     toy = Toy(make())
@@ -448,9 +450,9 @@ def test_adam_is_another_name_of_adamw(bench):
     adam, adamw = classes["Adam"], classes["AdamW"]
     assert adam.parameters == {"selected": ["all"]} | adamw.parameters
     (_, by_name), = bench.check_solver_patterns(["Adam"])
-    solver = adam.get_instance(selected=by_name["selected"][0], num_steps=4)
+    solver = adam.get_instance(selected=by_name["selected"][0], beta1=0.8)
     assert type(solver) is adamw
-    assert str(solver) == str(adamw.get_instance(num_steps=4))
+    assert str(solver) == str(adamw.get_instance(beta1=0.8))
     among_all = dict(bench.check_solver_patterns(["all"]))[adam]
     solver = adam.get_instance(selected=among_all["selected"][0])
     assert solver.skip() == (True, "the former name of AdamW, which runs")

@@ -340,7 +340,7 @@ def test_bytes_are_utf8(sample):
 @pytest.mark.parametrize("tokenizer", ["gpt4", "", None])
 def test_an_unknown_tokenizer_is_refused(text, novels, tokenizer):
     with pytest.raises(ValueError, match="must be one of 'bytes', 'gpt2'"):
-        text(novels, tokenizer=tokenizer).get_data()
+        text(novels, tokenizer=tokenizer)
 
 
 def test_a_path_without_documents_is_refused(text, tmp_path):
