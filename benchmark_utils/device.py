@@ -44,6 +44,9 @@ class Kind(NamedTuple):
         Through the model at a time, at most, with and without gradients.
     chunk_rows : int
         Rows of logits at a time: see models/cross_entropy.py.
+    evaluation_columns : int
+        Logits of an evaluation are computed for a vocabulary filled up to a
+        multiple of it.
     """
 
     title: str
@@ -60,6 +63,7 @@ class Kind(NamedTuple):
     micro_batch_tokens: int
     evaluation_tokens: int
     chunk_rows: int
+    evaluation_columns: int
 
 
 def _cpu_multiplies_bfloat16(device):
@@ -103,8 +107,12 @@ KINDS = {
         micro_batch_tokens=32768,
         evaluation_tokens=32768,
         # Each chunk reads and writes the weight's gradient, 154 MB for GPT-2,
-        # and is compiled anew: fewer, of 0.8 GB in float32.
+        # and is compiled anew, hence fewer and larger chunks: 4,096 rows of
+        # logits are 0.8 GB in float32.
         chunk_rows=4096,
+        # Rows of bfloat16 that aren't aligned keep cuBLAS from its fast
+        # kernels.
+        evaluation_columns=64,
     ),
     "mps": Kind(
         title="Apple GPU",
@@ -130,6 +138,7 @@ KINDS = {
         micro_batch_tokens=4096,
         evaluation_tokens=4096,
         chunk_rows=1024,
+        evaluation_columns=64,
     ),
     "cpu": Kind(
         title="CPU",
@@ -152,6 +161,8 @@ KINDS = {
         evaluation_tokens=16384,
         # Matrix products of this size are at full speed.
         chunk_rows=1024,
+        # More columns gain nothing, and the weight would be copied.
+        evaluation_columns=1,
     ),
 }
 
@@ -293,6 +304,6 @@ def synchronize(device):
     KINDS[device.type].synchronize(device)
 
 
-def describe_device(device):
+def device_name(device):
     """The device as results name it: "cpu", or the model of the GPU."""
     return KINDS[device.type].name(device)

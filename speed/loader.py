@@ -23,7 +23,7 @@ import torch
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shards
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 
 VOCAB_SIZE = 50257
 # The first is a whole step of the speedrun.
@@ -117,7 +117,9 @@ def compare(paths, shape, per_shard, rounds):
 def train(paths, per_shard):
     """Take steps of a small GPT-2 across a shard change, and print the share
     of the time that passes between asking for a batch and having it."""
-    model = GPT2(VOCAB_SIZE, 1024, n_layer=2, n_head=2, n_embd=64)
+    model = make_model(
+        "gpt2", VOCAB_SIZE, n_layer=2, n_head=2, n_embd=64
+    )
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     loader = BatchLoader(TokenShards(paths, VOCAB_SIZE), 1, 1024)
     batches = loader.batches(start_step=per_shard - 5, stop_step=per_shard + 5)

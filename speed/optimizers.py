@@ -22,12 +22,12 @@ from benchopt.benchmark import Benchmark
 from benchmark_utils.device import (
     autocast, choose_device, choose_dtype, synchronize
 )
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.training.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FULL = dict(vocab_size=50257, context_length=1024, n_head=12, n_embd=768)
+VOCAB_SIZE = 50257
 FULL_LAYERS = 12
 
 
@@ -41,7 +41,7 @@ def step_time(solver, num_layers, seconds):
     state_bytes : int
     """
     device, _ = choose_device("auto")
-    model = GPT2(**FULL, n_layer=num_layers).to(device)
+    model = make_model("gpt2", VOCAB_SIZE, n_layer=num_layers).to(device)
     optimizer = solver.get_optimizer(model.parameter_roles())
     parameters = list(model.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -104,8 +104,8 @@ def forward_backward(repetitions=3):
     """Seconds of one row of 1,024 tokens through the full model and back."""
     device, _ = choose_device("auto")
     dtype, _ = choose_dtype("auto", device)
-    model = GPT2(**FULL, n_layer=FULL_LAYERS).to(device)
-    tokens = torch.randint(FULL["vocab_size"], (1, 1025), device=device)
+    model = make_model("gpt2", VOCAB_SIZE).to(device)
+    tokens = torch.randint(VOCAB_SIZE, (1, 1025), device=device)
     times = []
     for _ in range(1 + repetitions):
         start = time.perf_counter()
@@ -141,7 +141,7 @@ def main():
         if options.solver else benchmark.get_solvers()
     )
     num_parameters = sum(
-        p.numel() for p in GPT2(**FULL, n_layer=FULL_LAYERS).parameters()
+        p.numel() for p in make_model("gpt2", VOCAB_SIZE).parameters()
     )
     passes = [forward_backward()]
     rows = []

@@ -14,11 +14,12 @@ measured for each --micro-batch, evaluation for the batch that it uses (with
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
 forward and backward, measured in the same rounds; GFLOP/s count 6 per weight
-and token and 12 per layer, width and position (see GPT2.flops_per_token). Runs
-unchanged where there is a GPU: --micro-batch 32 is what a run uses there.
-Where the device does not multiply bfloat16 natively, as on a processor with
-AVX2 alone, it is left out unless asked for with --variants: it would only be
-emulated. So is Hugging Face's model, where transformers is not installed.
+and token and 12 per layer, width and position (see flops_per_token of
+models/transformer.py). Runs unchanged where there is a GPU: --micro-batch 32
+is what a run uses there. Where the device does not multiply bfloat16 natively,
+as on a processor with AVX2 alone, it is left out unless asked for with
+--variants: it would only be emulated. So is Hugging Face's model, where
+transformers is not installed.
 """
 import argparse
 import contextlib
@@ -37,14 +38,12 @@ import torch
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.device import (
-    choose_device, choose_dtype, dtype_name, synchronize
+    KINDS, choose_device, choose_dtype, dtype_name, synchronize
 )
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model
-from benchmark_utils.training.evaluation import (
-    EVALUATION_TOKENS, evaluate
-)
+from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import (
     keep_freed_memory, peak_memory, release_memory
 )
@@ -98,7 +97,7 @@ def make_step(variant, shape, rows, device):
     if variant == "transformers":
         return transformers_step(shape, inputs, targets, device)
     keep_freed_memory()
-    model = GPT2(VOCAB_SIZE, **shape).to(device)
+    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
     if "compiled" in variant:
         compile_model(model)
     dtype = getattr(
@@ -132,12 +131,13 @@ def random_loader(rows, sequence_length):
 
 
 def plain_step(shape, inputs, targets, device):
-    def gelu(x, approximate):
+    def gelu(x):
         inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
         return 0.5 * x * (1.0 + torch.tanh(inner))
 
-    torch.nn.functional.gelu = gelu
-    model = GPT2(VOCAB_SIZE, **shape).to(device)
+    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
+    for block in model.blocks:
+        block.mlp_fc.activate = gelu
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step():
@@ -313,11 +313,11 @@ def planned_runs(options, native):
     if options.variants:
         return [(rows, options.variants) for rows in options.micro_batch]
     *training, evaluation = possible_groups(native)
-    tokens = EVALUATION_TOKENS[choose_device()[0].type]
-    evaluation_rows = max(1, tokens // options.sequence_length)
+    tokens = KINDS[choose_device()[0].type].evaluation_tokens
+    rows = max(1, tokens // options.sequence_length)
     return [
         *((rows, group) for rows in options.micro_batch for group in training),
-        (evaluation_rows, evaluation),
+        (rows, evaluation),
     ]
 
 

@@ -28,8 +28,11 @@ class Clone:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(
-            ".*", "__pycache__", "__cache__", "outputs", "data"
+        left = shutil.ignore_patterns(".*", "__pycache__", "__cache__")
+        shutil.copytree(ROOT, folder, ignore=lambda path, names: (
+            left(path, names)
+            # These are code elsewhere: benchmark_utils/data, for one.
+            | ({"outputs", "data"} if Path(path) == ROOT else set())
         ))
 
     def start(self, command, **environment):

@@ -7,10 +7,10 @@ import torch
 from benchmark_utils.models.attention import _blockwise, causal_attention
 
 
-def formula(queries, keys, values):
-    """softmax(Q K^T / sqrt(width)) V over the positions up to each."""
-    length, width = queries.shape[-2:]
-    scores = queries @ keys.mT / math.sqrt(width)
+def formula(queries, keys, values, scale):
+    """softmax(scale Q K^T) V over the positions up to each."""
+    length = queries.shape[-2]
+    scores = scale * queries @ keys.mT
     past = torch.ones(length, length, dtype=torch.bool).tril()
     return scores.masked_fill(~past, -math.inf).softmax(-1) @ values
 
@@ -24,19 +24,22 @@ def error(tensor, expected):
 @pytest.mark.parametrize("dtype, tolerance", [
     (torch.float32, 1e-5), (torch.bfloat16, 1e-2),
 ])
-def test_equals_the_formula(length, dtype, tolerance):
+@pytest.mark.parametrize("scale", [None, 0.12])
+def test_equals_the_formula(length, dtype, tolerance, scale):
     generator = torch.Generator().manual_seed(length)
     # As the model passes them: views of one product.
     qkv = torch.randn(
         2, length, 3, 4, 48, generator=generator
     ).to(dtype).requires_grad_()
-    averages = causal_attention(*qkv.permute(2, 0, 3, 1, 4))
+    averages = causal_attention(*qkv.permute(2, 0, 3, 1, 4), scale)
     assert averages.dtype == dtype
     weights = torch.randn(averages.shape, generator=generator).to(dtype)
     averages.backward(weights)
 
     exact = qkv.detach().double().requires_grad_()
-    expected = formula(*exact.permute(2, 0, 3, 1, 4))
+    expected = formula(
+        *exact.permute(2, 0, 3, 1, 4), scale or 1 / math.sqrt(48)
+    )
     expected.backward(weights.double())
     assert error(averages, expected) < tolerance
     assert error(qkv.grad, exact.grad) < tolerance

@@ -28,17 +28,17 @@ def test_editing_shared_code_never_serves_stale_results(tmp_path):
     def first_loss(name):
         output = clone.run(
             "benchopt run . --config configs/smoke.yml --no-plot -s "
-            f"Adam[num_steps=1,warmup_steps=0] --output {name}"
+            f"AdamW[num_steps=1,warmup_steps=0] --output {name}"
         )
         results = read_results(clone.folder / "outputs" / f"{name}.parquet")
         return results.objective_value.iloc[-1], "(cached)" in output
 
-    model = clone.folder / "benchmark_utils" / "gpt2.py"
+    model = clone.folder / "benchmark_utils/models/initialisation.py"
     original = model.read_text()
-    assert "else 0.02" in original
+    assert "std = 0.02" in original
     reference, cached = first_loss("reference")
     assert not cached
-    model.write_text(original.replace("else 0.02", "else 0.03"))
+    model.write_text(original.replace("std = 0.02", "std = 0.03"))
     edited, cached = first_loss("edited")
     assert not cached and edited != reference
     model.write_text(original)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmark_utils.device import (
-    KINDS, Machine, autocast, choose_device, choose_dtype, describe_device,
+    KINDS, Machine, autocast, choose_device, choose_dtype, device_name,
     synchronize,
 )
 from benchmark_utils.training.compilation import choose_compile
@@ -120,7 +120,7 @@ def test_an_apple_gpu_is_a_row_of_the_table(available, apple_gpu):
     available("mps")
     device, dtype, _, reason = Machine.choose(step_flops=1e14)
     assert (device, dtype) == (MPS, torch.float32)
-    assert describe_device(device) == "Apple GPU (mps)"
+    assert device_name(device) == "Apple GPU (mps)"
     assert not KINDS["mps"].pins_memory
     # GPT-2 at full size keeps 0.64 MB per token: half of 4 GiB holds 3 rows.
     assert max_micro_batch(1024, device, 64 * 13 * 768) == 3

@@ -27,7 +27,7 @@ def clone(tmp_path):
 def test_the_commands_are_those_tested_here():
     assert list(commands()) == [
         QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT, ADD, TEXT,
-        PREPARE_SOME, PLOT,
+        PREPARE_SOME, FIGURES,
     ]
 
 
@@ -51,16 +51,17 @@ def test_quickstart_reaches_its_target_and_leaves_a_report(clone):
         frame.objective_value.iloc[-1]
     )
     report, = (clone.folder / "outputs").glob("*_run_*.html")
-    assert "Loss against steps" in report.read_text()
-    clone.run(PLOT, MPLBACKEND="agg")
-    assert list((clone.folder / "outputs").glob("validation_loss_*.pdf"))
+    assert "Steps to target" in report.read_text()
+    clone.run(FIGURES)
+    assert "plotly.js v" in report.read_text()
+    assert list((clone.folder / "figures").glob("loss_against_*.pdf"))
 
 
-PLOT = "benchopt plot . --no-html -k validation_loss"
+FIGURES = "python -m benchmark_utils.report --figures figures --html"
 
 
 CHOOSE = (
-    'benchopt run . --config configs/smoke.yml -s "Adam[learning_rate='
+    'benchopt run . --config configs/smoke.yml -s "AdamW[learning_rate='
     '[0.003,0.01],num_steps=60,warmup_steps=5]" -r 2'
 )
 
@@ -98,13 +99,13 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     first = folder / "fineweb_val_000000.bin"
     first.rename(first.with_suffix(".away"))
     # benchopt has cached that all was prepared; it is not any more.
-    assert "fineweb_val_000000.bin: missing" in clone.run(
+    assert "1 of 104 file(s) (fineweb_val_000000.bin)" in clone.run(
         PREPARE, returncode=1, tracebacks=True, **there
     )
     first.with_suffix(".away").rename(first)
     assert "done" in clone.run(PREPARE_SOME, **there)
     output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
-    assert "FineWeb[num_train_shards=103" in output
+    assert "num_train_shards=103" in output
     assert "nanoGPT[12x768" in output and "num_steps=19485" in output
     assert "not run yet" in output
 
@@ -114,7 +115,7 @@ COLLECT = "benchopt run . --config configs/smoke.yml --collect"
 
 def test_what_has_finished_survives_a_killed_run(clone):
     solvers = (
-        ' --no-display -s "Adam[num_steps=60,warmup_steps=5]"'
+        ' --no-display -s "AdamW[num_steps=60,warmup_steps=5]"'
         ' -s "SGD[num_steps=190,warmup_steps=5,learning_rate=[0.1,0.2,0.3]]"'
     )
     run = COLLECT.removesuffix(" --collect") + solvers
@@ -122,7 +123,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
         timer = threading.Timer(600, process.kill)
         timer.start()
         for line in process.stdout:
-            if "Adam" in line and "done" in line:
+            if "AdamW" in line and "done" in line:
                 break
         process.kill()
         timer.cancel()
@@ -131,7 +132,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
     clone.run(COLLECT + solvers)
     collected = clone.results()
     names = collected.solver_name.unique()
-    assert names[0].startswith("Adam") and len(names) < 4
+    assert names[0].startswith("AdamW") and len(names) < 4
     shutil.rmtree(clone.folder / "outputs")
 
     clone.run(run)
@@ -144,7 +145,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
 
 ADD = (
     'benchopt run . --config configs/smoke.yml -s "solvers/radam.py'
-    '[num_steps=60,warmup_steps=5]" -s "Adam[num_steps=60,warmup_steps=5]"'
+    '[num_steps=60,warmup_steps=5]" -s "AdamW[num_steps=60,warmup_steps=5]"'
 )
 
 
@@ -160,7 +161,7 @@ def test_a_new_solver_is_one_short_file(clone):
 
 
 TEXT = (
-    'benchopt run . -d Text -s "Adam[num_steps=300,warmup_steps=30,'
+    'benchopt run . -d Text -s "AdamW[num_steps=300,warmup_steps=30,'
     'learning_rate=0.003]" -o "nanoGPT[n_layer=2,n_head=4,n_embd=128,'
     "context_length=128,sequence_length=128,batch_size=16,val_tokens=32768,"
     'eval_every=50]" --no-timeout'

@@ -13,7 +13,7 @@ from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards
 from benchmark_utils.device import Machine, choose_device, choose_dtype
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.compilation import choose_compile, compile_model
@@ -25,8 +25,10 @@ from benchmark_utils.training.schedules import learning_rate_factor
 from benchmark_utils.training.trainer import Trainer, seed_generators
 
 
-def make_model():
-    return GPT2(64, 16, 2, 2, 16, seed=0)
+def tiny_model():
+    return make_model(
+        "gpt2", 64, context_length=16, n_layer=2, n_head=2, n_embd=16
+    )
 
 
 def schedule(num_steps=6, warmup_steps=2, schedule="cosine", cooldown=1.0):
@@ -50,7 +52,7 @@ def make_trainer(loader):
     are longer than their limit in every step."""
     def make_trainer(optimizer_class=torch.optim.AdamW, learning_rate=1e-2,
                      schedule=schedule(), max_grad_norm=0.2, **options):
-        model = make_model()
+        model = tiny_model()
         return Trainer(
             model, optimizer_class(model.parameters(), lr=learning_rate),
             loader, schedule, max_grad_norm=max_grad_norm, **options,
@@ -78,9 +80,9 @@ def weights(trainer):
 
 def test_equals_a_loop_written_out(trained, loader):
     """The same training, written as one would in a notebook."""
-    model = make_model()
+    model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    tokens = loader.shards.arrays[0].astype(np.int64)
+    tokens = loader.shards.arrays[0][:].astype(np.int64)
     for step in range(6):
         window = torch.from_numpy(tokens[step * 64:(step + 1) * 64 + 1])
         model(window[:-1].view(4, 16), window[1:].view(4, 16)).backward()
@@ -164,7 +166,7 @@ def test_training_loss_is_the_mean_since_it_was_asked_for(
     )
     assert trainer.pop_train_loss() is None
     assert losses[0] == pytest.approx(
-        make_model()(*next(loader.batches())).item(), rel=1e-6
+        tiny_model()(*next(loader.batches())).item(), rel=1e-6
     )
 
 
@@ -213,10 +215,10 @@ def test_evaluation_is_the_mean_over_all_rows(
     loader = BatchLoader(shards, batch_size=10, sequence_length=16)
     if micro_rows:
         monkeypatch.setattr(
-            "benchmark_utils.training.evaluation.evaluation_rows",
+            sys.modules[evaluate.__module__], "evaluation_rows",
             lambda *_: micro_rows,
         )
-    model = make_model()
+    model = tiny_model()
     tokens = torch.from_numpy(shards.arrays[0][:161].astype(np.int64))
     logits = model(tokens[:160].view(10, 16)).double()
     expected = torch.nn.functional.cross_entropy(
@@ -295,7 +297,7 @@ class PlainAdam(TrainingSolver):
 def solver(loader):
     solver = PlainAdam()
     solver.set_objective(
-        make_model=make_model, train_loader=loader, eval_every=100,
+        make_model=tiny_model, train_loader=loader, eval_every=100,
         val_tokens=64, micro_batch_size="auto", compile=False,
         machine=Machine.choose("cpu", "float32"),
     )
@@ -324,7 +326,7 @@ def test_warm_up_trains_throw_away_weights(solver):
     solver.pre_run_hook(None)
     assert solver.get_result()["report"]["step"] == 0
     for fresh, parameter in zip(
-        make_model().parameters(), solver.trainer.model.parameters()
+        tiny_model().parameters(), solver.trainer.model.parameters()
     ):
         assert torch.equal(fresh, parameter)
     solver.run(lambda: True)
@@ -348,14 +350,14 @@ def test_one_model_is_in_memory_at_a_time(solver):
     (lambda parameters: [*parameters, torch.zeros(3)], r"shape \(3,\)"),
 ])
 def test_parameters_in_no_group_are_refused(groups, message):
-    model = make_model()
+    model = tiny_model()
     optimizer = torch.optim.SGD(groups(list(model.parameters())), lr=1.0)
     with pytest.raises(ValueError, match=message):
         check_coverage(optimizer, model)
 
 
 def test_a_parameter_in_two_groups_is_refused():
-    model = make_model()
+    model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     optimizer.param_groups.append(
         {"params": [model.final_norm.bias], "lr": 0.1}

@@ -12,7 +12,7 @@ BLOCK_ROWS = 256
 BLOCK_SCORES = 3 * 2**20
 
 
-def causal_attention(queries, keys, values):
+def causal_attention(queries, keys, values, scale=None):
     """Each position's average of the values up to it.
 
     torch's fused attention, except in bfloat16 on a CPU: there matrix
@@ -25,6 +25,8 @@ def causal_attention(queries, keys, values):
     Parameters
     ----------
     queries, keys, values : tensors [batch, head, sequence, head width]
+    scale : float or None
+        What scores are multiplied by; None is 1 / sqrt(head width).
 
     Returns
     -------
@@ -32,9 +34,11 @@ def causal_attention(queries, keys, values):
     """
     if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True
+            queries, keys, values, is_causal=True, scale=scale
         )
-    queries = queries / math.sqrt(queries.shape[-1])
+    queries = queries / (
+        math.sqrt(queries.shape[-1]) if scale is None else 1 / scale
+    )
     averages = _blockwise(
         *(x.flatten(0, 1).contiguous() for x in (queries, keys, values))
     )
@@ -76,6 +80,8 @@ def _blockwise_backward(
             )
         )
         probabilities = _probabilities(block_queries, block_keys, mask)
+        # Private, pinned by torch~=2.13: the formula takes three passes
+        # over the scores, this one.
         scores_grad = torch._softmax_backward_data(
             block_grad @ block_values.mT, probabilities, -1,
             probabilities.dtype,

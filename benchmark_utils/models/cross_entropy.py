@@ -10,82 +10,134 @@ import math
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import product_dtype
+from benchmark_utils.device import KINDS, product_dtype
 
-# Rows of logits at a time. On a CPU, matrix products of this size are at full
-# speed. On CUDA each chunk reads and writes the weight's gradient, 154 MB for
-# GPT-2's vocabulary, and is compiled anew: fewer, of 0.8 GB in float32.
-CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
 # With gradients, the logits get columns that are no tokens, of probability
 # zero, up to a multiple of this: the two products of the backward pass take up
 # to a third longer with GPT-2's 50,257.
 COLUMN_MULTIPLE = 64
 
 
-def linear_cross_entropy(hidden, weight, targets):
-    """Mean cross-entropy of ``softmax(hidden @ weight.T)``.
+def linear_cross_entropy(hidden, weight, targets, bias=None, logit_cap=0.0,
+                         gradient_scale=1.0):
+    """Mean cross-entropy of ``softmax(cap(hidden @ weight.T + bias))``.
 
     The matrix products are computed in the autocast dtype where autocast is
-    on; softmax, loss and the sum of the weight's gradient in float32.
+    on; soft cap, softmax, loss and the sums of the gradients of weight and
+    bias in float32 (in float64 if that is the dtype of ``hidden``).
 
     Parameters
     ----------
     hidden : tensor [rows, width]
     weight : tensor [vocab_size, width]
     targets : int64 tensor [rows]
+    bias : tensor [vocab_size] or None
+    logit_cap : float
+        Bound of the logits, see ``soft_cap``; 0 is none.
+    gradient_scale : float
+        What the gradient is multiplied by, and the loss is not: the number of
+        rows makes it that of the sum.
 
     Returns
     -------
     loss : float32 scalar tensor, nats per row
     """
     return _LinearCrossEntropy.apply(
-        hidden.to(product_dtype(hidden)), weight, targets,
-        torch.is_grad_enabled(),
+        hidden.to(product_dtype(hidden)), weight, targets, bias, logit_cap,
+        gradient_scale, torch.is_grad_enabled(),
     )
+
+
+def soft_cap(logits, cap):
+    """Logits bounded smoothly to (-cap, cap): ``cap * z / sqrt(z^2 + cap^2)``
+    (modded-nanogpt, ``train_gpt_simple.py``, 2026).
+
+    Parameters
+    ----------
+    logits : floating tensor
+    cap : float, above 0
+
+    Returns
+    -------
+    capped, shrinkage : tensors of the same shape, in float32 at least
+        The logits times ``shrinkage``, whose cube is the derivative.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    shrinkage = (logits / cap).square().add_(1).rsqrt_()
+    return logits * shrinkage, shrinkage
+
+
+def padded_columns(vocab_size, device, with_gradients):
+    """Columns of logits that are no tokens, after those of the vocabulary."""
+    multiple = COLUMN_MULTIPLE
+    if not with_gradients:
+        multiple = KINDS[device.type].evaluation_columns
+    return -vocab_size % multiple
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, with_gradients):
-        loss = torch.zeros((), device=hidden.device)
-        hidden_grad = torch.empty_like(hidden) if with_gradients else None
-        weight_grad = torch.zeros_like(weight) if with_gradients else None
-        vocab_size = len(weight)
-        low_weight = weight.to(hidden.dtype)
+    def forward(ctx, hidden, weight, targets, bias, logit_cap,
+                gradient_scale, with_gradients):
+        device, vocab_size = hidden.device, len(weight)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        loss = torch.zeros((), dtype=dtype, device=device)
+        hidden_grad = weight_grad = bias_grad = None
         if with_gradients:
-            low_weight = F.pad(
-                low_weight, (0, 0, 0, -vocab_size % COLUMN_MULTIPLE)
-            )
-        with torch.autocast(hidden.device.type, enabled=False):
-            chunk_rows = CHUNK_ROWS[hidden.device.type]
+            hidden_grad = torch.empty_like(hidden)
+            weight_grad = torch.zeros_like(weight, dtype=dtype)
+            if bias is not None:
+                bias_grad = torch.zeros_like(bias, dtype=dtype)
+        padding = padded_columns(vocab_size, device, with_gradients)
+        low_weight = weight.to(hidden.dtype)
+        low_bias = None if bias is None else bias.to(hidden.dtype)
+        if padding:
+            low_weight = F.pad(low_weight, (0, 0, 0, padding))
+            if bias is not None:
+                low_bias = F.pad(low_bias, (0, padding))
+        with torch.autocast(device.type, enabled=False):
+            chunk_rows = KINDS[device.type].chunk_rows
             for start in range(0, len(hidden), chunk_rows):
                 rows = slice(start, start + chunk_rows)
-                logits = hidden[rows] @ low_weight.T
+                logits = F.linear(hidden[rows], low_weight, low_bias)
+                if logit_cap:
+                    logits, shrinkage = soft_cap(logits, logit_cap)
                 logits[:, vocab_size:] = -math.inf
-                log_probs = torch.log_softmax(
-                    logits, dim=-1, dtype=torch.float32
-                )
+                log_probs = torch.log_softmax(logits, dim=-1, dtype=dtype)
                 logits = None
                 row_targets = targets[rows, None]
-                loss -= log_probs.gather(1, row_targets).sum()
+                target_log_probs = log_probs.gather(1, row_targets)
+                loss -= target_log_probs.sum()
                 if with_gradients:
                     # Of the sum over rows: probabilities - one-hot targets.
+                    # Only the targets' entries are computed apart, so that
+                    # the rest is written once, in the product's dtype.
                     grad = log_probs.exp_()
-                    grad.scatter_add_(
-                        1, row_targets, -torch.ones_like(grad[:, :1])
+                    target_grad = target_log_probs.exp() - 1
+                    if logit_cap:
+                        slope = shrinkage.pow_(3)
+                        grad *= slope
+                        target_grad *= slope.gather(1, row_targets)
+                    grad = grad.to(hidden.dtype).scatter_(
+                        1, row_targets, target_grad.to(hidden.dtype)
                     )
-                    grad = grad.to(hidden.dtype)
                     hidden_grad[rows] = grad @ low_weight
                     weight_grad += (grad.T @ hidden[rows])[:vocab_size]
+                    if bias is not None:
+                        bias_grad += grad.sum(0, dtype=dtype)[:vocab_size]
                 # The next chunk needs the memory.
-                log_probs = grad = None
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        ctx.num_rows = len(hidden)
+                log_probs = grad = shrinkage = slope = None
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.num_rows, ctx.gradient_scale = len(hidden), gradient_scale
         return loss / len(hidden)
 
     @staticmethod
     def backward(ctx, loss_grad):
-        hidden_grad, weight_grad = ctx.saved_tensors
-        scale = loss_grad / ctx.num_rows
-        return hidden_grad * scale, weight_grad * scale, None, None
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        scale = loss_grad * ctx.gradient_scale / ctx.num_rows
+        return (
+            hidden_grad * scale, weight_grad * scale, None,
+            None if bias_grad is None else bias_grad * scale,
+            None, None, None,
+        )

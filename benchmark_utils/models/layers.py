@@ -1,11 +1,12 @@
-"""A layer's matrix product, the fastest way for device and precision."""
+"""Layers of the models: linear with an activation, and RMSNorm."""
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark_utils.device import multiplies_bfloat16, product_dtype
 
-# The processor has the instructions, and torch's oneDNN uses them.
+# The processor has the instructions, and torch's oneDNN uses them. The names
+# of torch.ops.mkldnn are private, pinned by torch~=2.13.
 NATIVE_BFLOAT16 = (
     multiplies_bfloat16(torch.device("cpu"))
     and torch.backends.mkldnn.is_available()
@@ -13,53 +14,98 @@ NATIVE_BFLOAT16 = (
 )
 
 
-def linear(x, layer, gelu=False):
-    """``layer(x)``, and tanh GELU of it if asked for.
+def identity(x):
+    return x
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def relu_squared(x):
+    return F.relu(x).square()
+
+
+# The function, and oneDNN's name for it as _linear_pointwise takes it.
+ACTIVATIONS = {
+    "none": (identity, ("none", [], "")),
+    # Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016).
+    "gelu": (F.gelu, ("gelu", [], "none")),
+    "gelu_tanh": (gelu_tanh, ("gelu", [], "tanh")),
+    # So et al., "Primer" (2021). oneDNN's is without the square.
+    "relu_squared": (relu_squared, ("relu", [], "")),
+}
+
+
+class Linear(nn.Linear):
+    """``activation(x @ weight.T + bias)``.
 
     torch's own operations, except without gradients in bfloat16 on a CPU:
     there oneDNN, with which torch multiplies, is given the weight in its own
-    order and applies GELU to what it is about to write. That is worth a tenth
-    of an evaluation. A training step needs what enters GELU for its backward
-    pass, where it also multiplies the weight in another order.
+    order and applies the activation to what it is about to write. That is
+    worth a tenth of an evaluation. A training step needs what enters the
+    activation for its backward pass, where it also multiplies the weight in
+    another order.
 
     Parameters
     ----------
-    x : tensor [..., in_features]
-    layer : nn.Linear, with a bias
-    gelu : bool
+    in_features, out_features, bias
+        As of ``nn.Linear``.
+    activation : {"none", "gelu", "gelu_tanh", "relu_squared"}
+        "gelu" is the exact one.
 
-    Returns
-    -------
-    y : tensor [..., out_features]
-        In the autocast dtype where autocast is on.
+    Attributes
+    ----------
+    activate : function of a tensor
+        The activation where oneDNN is not asked.
     """
-    if (
-        NATIVE_BFLOAT16 and x.device.type == "cpu"
-        and product_dtype(x) == torch.bfloat16
-        and not torch.is_grad_enabled()
-    ):
-        return _packed_linear(x, layer.weight, layer.bias, gelu)
-    y = layer(x)
-    return F.gelu(y, approximate="tanh") if gelu else y
+
+    def __init__(self, in_features, out_features, bias=True,
+                 activation="none"):
+        super().__init__(in_features, out_features, bias)
+        self.activation = activation
+        self.activate, _ = ACTIVATIONS[activation]
+
+    def forward(self, x):  # [..., in_features] -> [..., out_features]
+        if (
+            NATIVE_BFLOAT16 and x.device.type == "cpu"
+            and product_dtype(x) == torch.bfloat16
+            and not torch.is_grad_enabled()
+        ):
+            return _packed_linear(x, self.weight, self.bias, self.activation)
+        return self.activate(super().forward(x))
 
 
 # An operation of its own, because the compiler uses oneDNN's order only for
 # weights that never change. It makes the same two calls then, for which torch
-# has no public name.
+# has no public name: private, pinned by torch~=2.13.
 @torch.library.custom_op("nanogpt::packed_linear", mutates_args=())
 def _packed_linear(
-    x: Tensor, weight: Tensor, bias: Tensor, gelu: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> Tensor:
-    x, weight, bias = (t.to(torch.bfloat16) for t in (x, weight, bias))
+    x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+    bias = None if bias is None else bias.to(torch.bfloat16)
     packed = torch.ops.mkldnn._reorder_linear_weight(
         weight, x.numel() // x.shape[-1]
     )
-    activation = ("gelu", [], "tanh") if gelu else ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, *activation)
+    _, onednn_activation = ACTIVATIONS[activation]
+    y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, *onednn_activation)
+    return y.square_() if activation == "relu_squared" else y
 
 
 _packed_linear.register_fake(
-    lambda x, weight, bias, gelu: x.new_empty(
+    lambda x, weight, bias, activation: x.new_empty(
         *x.shape[:-1], len(weight), dtype=torch.bfloat16
     )
 )
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm (Zhang & Sennrich, 2019), in the dtype of its
+    input, whatever that of the gain; computed in float32 within."""
+
+    def forward(self, x):  # [..., width] -> the same
+        gain = None if self.weight is None else self.weight.to(x.dtype)
+        y = F.rms_norm(x, self.normalized_shape, gain, self.eps)
+        # Autocast may have made it float32.
+        return y.to(x.dtype)

@@ -1,12 +1,7 @@
 """The loss of a model on validation tokens."""
 import torch
 
-from benchmark_utils.device import autocast
-
-# Tokens that go through a model at once. Without gradients, more of them
-# share the cost of preparing the weights; they need little memory, so that
-# the number depends on the kind of device alone, never on what is free.
-EVALUATION_TOKENS = {"cpu": 16384, "cuda": 32768}
+from benchmark_utils.device import KINDS, autocast
 
 
 @torch.no_grad()
@@ -43,9 +38,12 @@ def evaluate(model, loader, dtype=torch.float32):
 def evaluation_rows(num_rows, sequence_length, device):
     """Rows that go through a model at once in an evaluation.
 
-    A divisor of the rows where one is near: a rest would be compiled anew.
+    Without gradients they need little memory, so that their number depends on
+    the kind of device alone, never on what is free. It is a divisor of the
+    rows where one is near: a rest would be compiled anew.
     """
-    most = max(1, EVALUATION_TOKENS[device.type] // sequence_length)
+    tokens = KINDS[device.type].evaluation_tokens
+    most = max(1, tokens // sequence_length)
     return next(
         (size for size in range(most, most // 2, -1) if num_rows % size == 0),
         min(most, num_rows),
