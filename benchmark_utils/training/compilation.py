@@ -96,7 +96,6 @@ def compiler_error(device):
         )
     # torch wraps whatever a compiler does in errors of many kinds.
     except Exception as error:
-        torch._dynamo.reset()
         return f"{type(error).__name__}: {str(error).strip()}"
     return ""
 
