@@ -19,7 +19,7 @@ from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory

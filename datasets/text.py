@@ -31,7 +31,7 @@ from benchmark_utils.data.documents import (
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
 from benchmark_utils.errors import readable
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.

@@ -2,7 +2,7 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils import traces
+from benchmark_utils.results import traces
 from benchmark_utils.results.curves import (
     AXES, highest_loss, in_order, median_curves, seed_curves, shows_target
 )

@@ -14,8 +14,9 @@ from docs import ROOT, Clone, code_blocks
 from made_curves import CASES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from benchmark_utils import figures, report
-from benchmark_utils.page import carry_scripts
+from benchmark_utils.report import __main__ as report
+from benchmark_utils.report import figures
+from benchmark_utils.report.page import carry_scripts
 from benchmark_utils.results.table import plain
 
 # Those that take longer to draw.

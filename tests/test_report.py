@@ -7,7 +7,7 @@ import pytest
 from docs import Clone, code_blocks
 from made_results import made_results, made_run
 
-from benchmark_utils import report
+from benchmark_utils.report import __main__ as report
 
 STEPS = {
     "Adam": [295, 291, 299], "Muon": [199, 205, 193], "SGD": [None] * 3,

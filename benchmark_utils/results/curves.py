@@ -1,6 +1,6 @@
 """Curves of the pictures: losses, and the share of runs at the target.
 
-Nothing here draws: ``plots/`` and ``benchmark_utils/figures.py`` do.
+Nothing here draws: ``plots/`` and ``benchmark_utils/report/figures.py`` do.
 """
 import numpy as np
 import pandas as pd
