@@ -27,9 +27,8 @@ class Kind(NamedTuple):
     backend : str or None
         Of torch.distributed, between the devices; None where there is none.
     worthwhile_flops : float
-        Floating-point operations per training step from which on "auto"
-        takes the device: a GPU waits for the processor, which starts several
-        hundred kernels per step, when each of them computes little.
+        Operations per training step from which on "auto" takes the device: a
+        GPU with little to do waits for the processor to start its kernels.
     name : function, returns str
         The device as results name it.
     multiplies_bfloat16 : function, returns bool
@@ -37,7 +36,7 @@ class Kind(NamedTuple):
         What a run must compute for compilation to pay for itself.
     pins_memory : bool
         Whether batches are copied to it from page-locked memory, while it
-        computes, in the two bytes that a token has in its file.
+        computes, two bytes per token.
     synchronize : function
         Waits for the work queued on the device.
     release_memory, peak_memory, free_memory : functions or None
@@ -49,8 +48,7 @@ class Kind(NamedTuple):
     chunk_rows : int
         Rows of logits at a time: see models/cross_entropy.py.
     evaluation_columns : int
-        Logits of an evaluation are computed for a vocabulary filled up to a
-        multiple of it.
+        An evaluation has a multiple of it as columns of logits.
     """
 
     title: str
@@ -77,10 +75,6 @@ def _cpu_multiplies_bfloat16(device):
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
-def _cuda_multiplies_bfloat16(device):
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def _cuda_release_memory(device):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -96,16 +90,17 @@ KINDS = {
         backend="nccl",
         worthwhile_flops=0,
         name=lambda device: torch.cuda.get_device_name(device),
-        multiplies_bfloat16=_cuda_multiplies_bfloat16,
-        # Estimated, for an H100 at GPT-2's full size: it takes 60 to 90 s,
-        # and then saves 0.5 to 0.7 s of each step of 4.5e14 operations.
+        multiplies_bfloat16=lambda device: (
+            torch.cuda.get_device_capability(device) >= (8, 0)
+        ),
+        # Estimated, for an H100: it takes 60 to 90 s, and then saves 0.5 to
+        # 0.7 s of each step of 4.5e14 operations.
         compile_flops=6e16,
         pins_memory=True,
         synchronize=lambda device: torch.cuda.synchronize(device),
         release_memory=_cuda_release_memory,
         peak_memory=lambda device: torch.cuda.max_memory_allocated(device),
-        # What torch keeps in reserve belongs to the previous run, and is
-        # freed before the next one starts.
+        # What torch keeps in reserve is freed before a run starts.
         free_memory=lambda device: (
             torch.cuda.mem_get_info(device)[0]
             + torch.cuda.memory_reserved(device)
@@ -208,9 +203,7 @@ def choose_device(device="auto", step_flops=math.inf):
     Parameters
     ----------
     device : str
-        "auto" is CUDA where there is a device, then an Apple GPU if the
-        problem is large enough, then the CPU. Otherwise what torch
-        understands: "cpu", "cuda", "cuda:1", "mps".
+        "auto", or what torch understands: "cpu", "cuda", "cuda:1", "mps".
     step_flops : float
         Floating-point operations of a training step.
 

@@ -17,6 +17,7 @@ BELOW = {
     "training": {"data", "models", "optimizers", "device"},
     "errors": set(),
     "report": {"results"},
+    "select": set(),
     "parameters": {"data", "models", "training"},
 }
 # On the top floor everything below can be used, and benchopt.

@@ -16,7 +16,7 @@ from benchmark_utils.device import Machine, choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
 from benchmark_utils.solver import TrainingSolver
-from benchmark_utils.training.compilation import choose_compile, compile_model
+from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.evaluation import evaluate, evaluation_rows
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch
@@ -432,23 +432,6 @@ def test_micro_batch_suits_the_memory_of_a_gpu(
         torch.cuda, "memory_reserved", lambda device: int(reserved)
     )
     assert max_micro_batch(1024, torch.device("cuda"), 100_000) == rows
-
-
-def test_what_can_not_be_compiled_stays_eager(monkeypatch, tmp_path):
-    cpu = torch.device("cpu")
-    assert choose_compile("auto", cpu, 1e12)[0] is False
-    with monkeypatch.context() as patch:
-        patch.setenv("CXX", "no-such-compiler")
-        assert choose_compile("auto", cpu, 1e18) == (
-            False, "there is no no-such-compiler"
-        )
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    monkeypatch.setenv("CXX", sys.executable)
-    assert choose_compile("auto", cpu, 1e18) == (
-        False, "Python's header files are not installed"
-    )
-    (tmp_path / "Python.h").touch()
-    assert choose_compile("auto", cpu, 1e18)[0] is True
 
 
 def test_the_cache_key_has_the_versions_of_what_is_measured():

@@ -1,0 +1,120 @@
+"""Compilation pays for itself or isn't done, and what a killed or broken
+compiler leaves behind stops no run that did not insist."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmark_utils.training import compilation
+from benchmark_utils.training.compilation import choose_compile
+from conftest import ROOT
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("g++"),
+    reason="there is no g++",
+)
+
+COMPILE = """
+import torch
+from benchmark_utils.training.compilation import choose_compile
+print(*choose_compile({option!r}, torch.device("cpu"), 1e18))
+"""
+
+
+def in_a_fresh_process(folder, option, **variables):
+    """Decide in a process of its own, with a cache of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", COMPILE.format(option=option)],
+        capture_output=True, text=True,
+        env=os.environ | {
+            "TORCHINDUCTOR_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT),
+        } | variables,
+    )
+
+
+@pytest.mark.parametrize("option, device, flops, expected", [
+    ("auto", "cpu", 1e12, "too short"), ("auto", "cuda", 5e16, "too short"),
+    ("auto", "mps", 1e30, "never been tried for the Apple GPU"),
+    (False, "cpu", 1e30, "as asked for"),
+])
+def test_what_is_not_worth_it_is_not_compiled(
+        monkeypatch, option, device, flops, expected):
+    monkeypatch.setattr(compilation, "compiler_error", None)
+    compiled, reason = choose_compile(option, torch.device(device), flops)
+    assert not compiled and expected in reason
+
+
+def test_nothing_is_compiled_on_windows_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(compilation, "compiler_error", lambda device: "")
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert choose_compile("auto", CPU, 1e30) == (
+        False, "compilation has never been tried on Windows"
+    )
+    assert choose_compile(True, CPU, 1.0) == (True, "as asked for")
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="compile='yes' is not one of"):
+        choose_compile("yes", CPU, 1e30)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros"])
+def test_what_a_killed_compiler_left_is_compiled_again(tmp_path, damage):
+    output = in_a_fresh_process(tmp_path, True)
+    assert output.stdout.startswith("True as asked for"), output.stderr
+    library, = tmp_path.glob("*/*.main.so")
+    whole = library.read_bytes()
+    broken = {
+        "empty": b"", "cut": whole[:len(whole) // 2],
+        "zeros": bytes(len(whole)),
+    }[damage]
+    library.write_bytes(broken)
+    again = in_a_fresh_process(tmp_path, True)
+    assert again.stdout.startswith("True as asked for"), again.stderr
+    assert len(library.read_bytes()) == len(whole)
+
+
+def test_what_another_process_is_writing_is_left_to_it(tmp_path):
+    (tmp_path / "ab").mkdir()
+    written = tmp_path / "ab" / "cabc.main.so"
+    written.touch()
+    lock = compilation.filelock.FileLock(tmp_path / "locks" / "cabc.lock")
+    (tmp_path / "locks").mkdir()
+    with lock:
+        compilation.drop_broken_entries(tmp_path)
+    assert written.exists()
+    compilation.drop_broken_entries(tmp_path)
+    assert not written.exists()
+
+
+def broken_compiler(folder):
+    (folder / "cache").mkdir()
+    compiler = folder / "g++"
+    compiler.write_text("#!/bin/sh\necho this compiler is broken >&2\nexit 1")
+    compiler.chmod(0o755)
+    return {"CXX": str(compiler)}
+
+
+def cache_that_is_a_file(folder):
+    (folder / "cache").touch()
+    return {}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [broken_compiler, cache_that_is_a_file])
+def test_auto_goes_on_without_compilation_and_insisting_says_why(
+        tmp_path, damage):
+    folder, variables = tmp_path / "cache", damage(tmp_path)
+    output = in_a_fresh_process(folder, "auto", **variables)
+    assert output.stdout.startswith("False compilation fails: "), output
+    output = in_a_fresh_process(folder, True, **variables)
+    assert output.returncode == 1
+    assert "ValueError: compile=True, but compilation fails" in output.stderr
+    assert str(folder) in output.stderr
