@@ -10,16 +10,15 @@ import time
 import torch
 from benchopt import BaseObjective
 
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.device import (
-    Machine, check_one_process, device_name, dtype_name
-)
+from benchmark_utils.device import Machine, device_name, dtype_name
 from benchmark_utils.errors import readable
 from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
@@ -72,6 +71,8 @@ class Objective(CheckedParameters, BaseObjective):
         "stop_at_target": [True],
         # How the machine computes it: see benchmark_utils/device.py.
         "device": ["auto"],
+        # Of this kind, on one node or in a Slurm job: docs/several_devices.rst
+        "num_devices": ["auto"],
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
@@ -91,9 +92,13 @@ class Objective(CheckedParameters, BaseObjective):
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
-        "eval_every": 2,
+        "eval_every": 2, "num_devices": 1,
         "dataset": {"name": "Simulated"},
     }
+
+    def __init__(self, **parameters):
+        check_launcher()
+        super().__init__(**parameters)
 
     @classmethod
     def check_parameters(cls, values):
@@ -194,9 +199,15 @@ class Objective(CheckedParameters, BaseObjective):
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
-        check_one_process()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype)
+        self._world, reason = choose_world(
+            self.num_devices, self._machine.device, self.batch_size
+        )
+        self._machine = self._machine._replace(device_reason=(
+            f"{self._machine.device_reason}; {self._world.size} rank(s): "
+            f"{reason}"
+        ))
         # A folder that can't be made shall not be found out at the end.
         self._weights_path()
         # Training batches are checked once the horizon is known.
@@ -206,7 +217,9 @@ class Objective(CheckedParameters, BaseObjective):
             make_model=functools.partial(
                 self._make_model, self.get_seed(use_repetition=True)
             ),
-            train_loader=self._train_loader,
+            train_loader=self._train_loader.for_rank(
+                self._world.rank, self._world.size
+            ),
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
@@ -215,6 +228,7 @@ class Objective(CheckedParameters, BaseObjective):
             checkpoint_every=self.checkpoint_every,
             resume=self.resume,
             log_path=self._log_path(),
+            world=self._world,
         )
 
     def _make_model(self, seed):
@@ -247,7 +261,7 @@ class Objective(CheckedParameters, BaseObjective):
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
         with evaluated() as model:
-            val_loss = evaluate(model, self._val_loader, dtype)
+            val_loss = evaluate(model, self._val_loader, dtype, self._world)
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
@@ -264,7 +278,7 @@ class Objective(CheckedParameters, BaseObjective):
             wall_time=time.time(),
             weights=str(self._weights_path() or ""),
             num_parameters=num_parameters,
-            world_size=self._train_loader.world_size,
+            world_size=self._world.size,
             num_threads=torch.get_num_threads(),
             device=device_name(device),
             dtype=dtype_name(dtype),
@@ -289,7 +303,7 @@ class Objective(CheckedParameters, BaseObjective):
     def save_final_results(self, evaluated, report):
         """Keep the weights that were evaluated last, if asked for."""
         path = self._weights_path()
-        if path:
+        if path and self._world.rank == 0:
             with evaluated() as model:
                 save_weights(model, path)
 

@@ -5,7 +5,6 @@ Apple's GPUs ("mps"). Whatever differs between them is a column of ``KINDS``.
 No row but the CPU's has been measured; the one of "mps" has never been run.
 """
 import math
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +21,11 @@ class Kind(NamedTuple):
     title : str
         In sentences.
     is_available : function, returns bool
+    count : function without arguments, returns int; or None
+        Devices that a process can see; None where any number of processes
+        can share one.
+    backend : str or None
+        Of torch.distributed, between the devices; None where there is none.
     worthwhile_flops : float
         Operations per training step from which on "auto" takes the device: a
         GPU with little to do waits for the processor to start its kernels.
@@ -49,6 +53,8 @@ class Kind(NamedTuple):
 
     title: str
     is_available: Callable
+    count: Callable | None
+    backend: str | None
     worthwhile_flops: float
     name: Callable
     multiplies_bfloat16: Callable
@@ -80,6 +86,8 @@ KINDS = {
     "cuda": Kind(
         title="CUDA device",
         is_available=lambda: torch.cuda.is_available(),
+        count=lambda: torch.cuda.device_count(),
+        backend="nccl",
         worthwhile_flops=0,
         name=lambda device: torch.cuda.get_device_name(device),
         multiplies_bfloat16=lambda device: (
@@ -112,6 +120,8 @@ KINDS = {
     "mps": Kind(
         title="Apple GPU",
         is_available=lambda: torch.backends.mps.is_available(),
+        count=lambda: 1,
+        backend=None,
         # A processor computes 1e11 in about 0.1 s; starting the kernels of a
         # step takes about a tenth of that (an estimate).
         worthwhile_flops=1e11,
@@ -138,6 +148,8 @@ KINDS = {
     "cpu": Kind(
         title="CPU",
         is_available=lambda: True,
+        count=None,
+        backend="gloo",
         worthwhile_flops=0,
         name=lambda device: "cpu",
         multiplies_bfloat16=_cpu_multiplies_bfloat16,
@@ -227,17 +239,6 @@ def choose_device(device="auto", step_flops=math.inf):
             "Use 'auto', 'cpu', 'cuda' or 'mps'."
         ) from error
     return chosen, "as asked for"
-
-
-def check_one_process():
-    """Refuse to start in one of several processes of a launcher: each would
-    train the whole problem, all of them on the same device."""
-    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(variable, "1") != "1":
-            raise ValueError(
-                f"{variable}={os.environ[variable]}: one run is one process "
-                "on one device; several are not supported yet. Start one."
-            )
 
 
 def choose_dtype(dtype, device):

@@ -2,6 +2,7 @@
 
     python -m speed.training
     python -m speed.training --micro-batch 1 --repetitions 5 --json
+    python -m speed.training --num-devices 2
 
 Every variant is a process of its own, so that its peak memory is its own. The
 variants of a group take turns, so that a machine whose speed drifts treats all
@@ -48,6 +49,7 @@ from benchmark_utils.training.memory import (
     keep_freed_memory, peak_memory, release_memory
 )
 from benchmark_utils.training.trainer import Trainer
+from speed import devices
 
 
 VOCAB_SIZE = 50257
@@ -353,6 +355,10 @@ def main():
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--no-scaling", action="store_true",
                         help="skip the table of sizes, lengths and batches")
+    parser.add_argument("--num-devices", type=int, metavar="N",
+                        help="instead: see speed/devices.py")
+    parser.add_argument("--compiled", action="store_true",
+                        help="with --num-devices")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON list instead of tables")
     options = parser.parse_args()
@@ -362,6 +368,8 @@ def main():
     }
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
+    if options.num_devices:
+        return devices.report(options, VOCAB_SIZE, shape)
     tables = []
     for rows, variants in planned_runs(options, native):
         table = measure(variants, shape, rows, options.repetitions)

@@ -164,14 +164,6 @@ def test_horizon_and_data(refused):
         assert part in message
 
 
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_several_processes(refused, monkeypatch, variable):
-    monkeypatch.setenv(variable, "8")
-    assert f"{variable}=8: one run is one process" in refused()
-    monkeypatch.setenv(variable, "1")
-    assert "1000 steps" in refused(solver={"num_steps": 1000})
-
-
 def test_data_can_be_repeated_on_purpose(run):
     frame = run({"AdamW": {"num_steps": 40}},
                 {"eval_every": 20}, {"train_tokens": 2_000, "repeat": True})

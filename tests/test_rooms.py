@@ -23,7 +23,7 @@ BELOW = {
 # On the top floor everything below can be used, and benchopt.
 TOP = {
     "solver", "stopping", "cache_key", "resume", "progress", "checked",
-    "followers",
+    "followers", "places",
 }
 # Without torch: results can be read where nothing is trained.
 LIGHT = {"results", "report", "errors"}

@@ -88,6 +88,13 @@ class BatchLoader:
                 "or sequence_length, or larger shards."
             )
 
+    def for_rank(self, rank, world_size):
+        """The loader of the same batches for one of several ranks."""
+        return BatchLoader(
+            self.shards, self.batch_size, self.sequence_length, self.repeat,
+            rank, world_size,
+        )
+
     def __len__(self):
         """Steps in one pass over the shards."""
         return self._last_step[-1]
