@@ -14,13 +14,16 @@ from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.device import (
     Machine, check_one_process, device_name, dtype_name
 )
+from benchmark_utils.errors import readable
 from benchmark_utils.models.named import make_model
+from benchmark_utils.models.weights import load_weights, save_weights
+from benchmark_utils.parameters import CheckedParameters
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
 
 
-class Objective(BaseObjective):
+class Objective(CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
     The model, its initialisation, the order of the tokens, the batch and the
@@ -59,6 +62,17 @@ class Objective(BaseObjective):
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
+        # Steps between checkpoints, or minutes as in "5min"; "auto" is about
+        # ten minutes, 0 is off. A run continues from its own.
+        "checkpoint_every": ["auto"],
+        "resume": [True],
+        # A safetensors file that every run starts from; None is the model's
+        # own initialisation, by the seed.
+        "initial_weights": [None],
+        # Whether the weights of a finished run are kept, beside its results.
+        "save_weights": [False],
+        # "csv" writes a row per evaluation to a file, beside the results.
+        "log": [None],
     }
 
     # All parameters, in few words: it is the title of every plot.
@@ -67,7 +81,7 @@ class Objective(BaseObjective):
         "batch={batch_size}x{sequence_length},val={val_tokens},"
         "every={eval_every},target={target},stop={stop_at_target},"
         "device={device},dtype={dtype},micro={micro_batch_size},"
-        "compile={compile}"
+        "compile={compile},weights={initial_weights}"
     )
 
     test_config = {
@@ -77,6 +91,7 @@ class Objective(BaseObjective):
         "dataset": {"name": "Simulated"},
     }
 
+    @readable
     def set_data(self, train, val, target, entropy, repeat):
         """Check the problem as a whole, before anything is computed.
 
@@ -90,28 +105,11 @@ class Objective(BaseObjective):
         repeat : bool
             Whether training may read the data again.
         """
-        for name in (
-            "n_layer", "n_head", "n_embd", "context_length", "batch_size",
-            "sequence_length", "val_tokens",
-        ):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise ValueError(f"{name}={value!r} must be a whole number.")
         self._target = target if self.target is None else self.target
-        if not self._target > 0:
-            raise ValueError(
-                f"target={self._target} must be a loss above 0, in nats per "
-                "token."
-            )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "
                 f"{entropy:.4f} nats per token: no model can reach it."
-            )
-        if self.sequence_length > self.context_length:
-            raise ValueError(
-                f"sequence_length={self.sequence_length} is longer than the "
-                f"model's context_length={self.context_length}."
             )
         self._train_loader = BatchLoader(
             train, self.batch_size, self.sequence_length, repeat=repeat
@@ -121,12 +119,6 @@ class Objective(BaseObjective):
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
-        rows, rest = divmod(self.val_tokens, self.sequence_length)
-        if rest or rows < 1:
-            raise ValueError(
-                f"val_tokens={self.val_tokens} must be a multiple of "
-                f"sequence_length={self.sequence_length}."
-            )
         available = len(val.arrays[0]) - 1
         if self.val_tokens > available:
             usable = available // self.sequence_length * self.sequence_length
@@ -135,14 +127,18 @@ class Objective(BaseObjective):
                 f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
                 f"holds {available + 1}. Use val_tokens={usable} or less."
             )
+        rows = self.val_tokens // self.sequence_length
         return BatchLoader(val, rows, self.sequence_length)
 
+    @readable
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
         check_one_process()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype)
+        # A folder that can't be made shall not be found out at the end.
+        self._weights_path()
         # Training batches are checked once the horizon is known.
         self._val_loader.check_horizon(1)
         return dict(
@@ -156,14 +152,20 @@ class Objective(BaseObjective):
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            checkpoint_every=self.checkpoint_every,
+            resume=self.resume,
+            log_path=self._log_path(),
         )
 
     def _make_model(self, seed):
-        return make_model(
+        model = make_model(
             "gpt2", self._vocab_size, seed,
             context_length=self.context_length, n_layer=self.n_layer,
             n_head=self.n_head, n_embd=self.n_embd,
-        ).to(self._machine.device)
+        )
+        if self.initial_weights is not None:
+            load_weights(model, self.initial_weights)
+        return model.to(self._machine.device)
 
     def evaluate_result(self, evaluated, report):
         """Evaluate a model, and say all that a report needs.
@@ -197,6 +199,9 @@ class Objective(BaseObjective):
             stop_at_target=int(self.stop_at_target),
             diverged=int(not math.isfinite(val_loss + train_loss)),
             eval_seconds=eval_seconds,
+            # Seconds since 1970: tells which runs were trained side by side.
+            wall_time=time.time(),
+            weights=str(self._weights_path() or ""),
             num_parameters=num_parameters,
             world_size=self._train_loader.world_size,
             num_threads=torch.get_num_threads(),
@@ -204,6 +209,23 @@ class Objective(BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+
+    def _log_path(self):
+        """The file for the evaluations of this run; None if there is none."""
+        if self.log == "csv":
+            return self.get_run_output_path() / "evaluations.csv"
+
+    def _weights_path(self):
+        """The file for the weights of this run; None if they aren't kept."""
+        if self.save_weights:
+            return self.get_run_output_path() / "weights.safetensors"
+
+    def save_final_results(self, evaluated, report):
+        """Keep the weights that were evaluated last, if asked for."""
+        path = self._weights_path()
+        if path:
+            with evaluated() as model:
+                save_weights(model, path)
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""

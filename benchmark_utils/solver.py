@@ -7,18 +7,22 @@ import contextlib
 import functools
 
 from benchopt import BaseSolver
-from tqdm import tqdm
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
+from benchmark_utils.errors import noted
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
+from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.progress import Progress
+from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
+from benchmark_utils.training.movement import weight_sums
 from benchmark_utils.training.schedules import (
-    check_schedule, choose_eval_every, evaluation_share, evaluation_steps,
+    choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
 from benchmark_utils.training.trainer import Trainer, seed_generators
@@ -29,7 +33,7 @@ from benchmark_utils.training.trainer import Trainer, seed_generators
 _holder = None
 
 
-class TrainingSolver(Keyed, BaseSolver):
+class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
@@ -41,6 +45,9 @@ class TrainingSolver(Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
+    required_parameters = (
+        "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
+    )
     # Packages that the solver imports, beyond torch.
     requirements = []
     # benchopt's own test trains for a few steps.
@@ -48,8 +55,8 @@ class TrainingSolver(Keyed, BaseSolver):
 
     # benchopt's own tests ask a solver that has no problem yet for its next
     # evaluation.
-    _evaluations = ()
-    trainer = None
+    evaluations = ()
+    trainer = progress = None
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -81,8 +88,10 @@ class TrainingSolver(Keyed, BaseSolver):
             weight_decay=self.aux_weight_decay,
         )
 
+    @noted
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine):
+                      micro_batch_size, compile, machine, checkpoint_every=0,
+                      resume=False, log_path=None):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -96,15 +105,17 @@ class TrainingSolver(Keyed, BaseSolver):
         compile : bool or "auto"
         machine : Machine
             Device and precision.
+        checkpoint_every : int, "auto" or str
+        resume : bool
+            See ``benchmark_utils.resume.Resumable``.
+        log_path : Path or None
+            See ``benchmark_utils.progress.Progress``.
 
         Raises
         ------
         ValueError
             Naming the parameter, before anything is computed.
         """
-        check_schedule(
-            self.num_steps, self.warmup_steps, self.schedule, self.cooldown
-        )
         rows = train_loader.rank_batch_size
         choose_micro_batch(rows, rows, micro_batch_size)
         # A forward pass is a third of a training step's work.
@@ -118,38 +129,26 @@ class TrainingSolver(Keyed, BaseSolver):
         self._loader = train_loader
         self._micro_batch_option = micro_batch_size
         self._compile_option = compile
-        self._machine = machine
-        self._evaluations = evaluation_steps(self.num_steps, eval_every)
+        self.machine = machine
+        self._checkpoint_every, self._resume = checkpoint_every, resume
+        self._log_path = log_path
+        self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
         say_once(machine.describe())
         share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
-            f"{self.num_steps} steps, {len(self._evaluations)} evaluations of "
+            f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "
             f"{val_tokens} tokens, every {eval_every} steps and finer at the "
             f"end: about {share:.0%} of the time is evaluation (val_tokens "
             "and eval_every decide)"
         )
 
-    def describe_limits(self, max_runs, timeout):
-        """Warnings about limits of benchopt that can end a run early."""
-        if timeout is not None:
-            yield (
-                f"{self.name} stops at the first evaluation after {timeout:g}"
-                " s, evaluations included (benchopt's --timeout, 100 s "
-                "unless given). Pass --no-timeout to train to the end."
-            )
-        if max_runs < len(self._evaluations) - 1:
-            yield (
-                f"{self.name} stops after {max_runs + 1} of its "
-                f"{len(self._evaluations)} evaluations (benchopt's "
-                "--max-runs). Pass --max-runs 100000 to train to the end."
-            )
-
     def get_next(self, stop_val):
         """The next step after which the run is evaluated."""
-        later = (step for step in self._evaluations if step > stop_val)
+        later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
+    @noted
     def warm_up(self):
         """Train throw-away weights on one micro-batch, so that whatever the
         first steps of a process pay for is not timed."""
@@ -157,32 +156,38 @@ class TrainingSolver(Keyed, BaseSolver):
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
+    @noted
     def pre_run_hook(self, callback):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
         # its activations is on the clock, nor what is queued on the device.
         self.trainer.accumulate_gradients(*self._first_micro_batch())
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        synchronize(self._machine.device)
+        synchronize(self.machine.device)
+        self._resumable = Resumable(
+            self, callback, self._checkpoint_every, self._resume
+        )
 
+    @noted
     def run(self, callback):
         trainer = self.trainer
-        with contextlib.closing(
-            trainer.batches(self.num_steps)
-        ) as batches, tqdm(
-            total=self.num_steps, initial=trainer.step, desc=self.name,
-            unit="step", leave=False, disable=None, mininterval=1.0,
-        ) as progress:
+        with (
+            self._resumable,
+            contextlib.closing(trainer.batches(self.num_steps)) as batches,
+            Progress(self, self._log_path) as self.progress,
+        ):
             while True:
+                self._resumable.before_callback()
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self._evaluations:
-                    synchronize(self._machine.device)
+                if trainer.step in self.evaluations:
+                    synchronize(self.machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
-                progress.update()
+                self.progress.step()
+        self._resumable.finish()
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""
@@ -201,9 +206,13 @@ class TrainingSolver(Keyed, BaseSolver):
                 # model on the first batch.
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
+                weights_moved=int(
+                    not weight_sums(trainer.model).equal(self._first_sums)
+                ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
-                peak_memory_mib=peak_memory(self._machine.device) / 2**20,
+                peak_memory_mib=peak_memory(self.machine.device) / 2**20,
+                times_resumed=self._resumable.times_resumed,
             ),
         )
 
@@ -214,7 +223,7 @@ class TrainingSolver(Keyed, BaseSolver):
         if _holder is not None:
             _holder.release()
         _holder = self
-        device = self._machine.device
+        device = self.machine.device
         release_memory(device)
         seed_generators(self._seed)
         model = self._make_model()
@@ -237,8 +246,9 @@ class TrainingSolver(Keyed, BaseSolver):
                 cooldown=self.cooldown,
             ),
             max_grad_norm=self.max_grad_norm,
-            micro_batch_size=micro_batch_size, dtype=self._machine.dtype,
+            micro_batch_size=micro_batch_size, dtype=self.machine.dtype,
         )
+        self._first_sums = weight_sums(model)
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
             f"of {micro_batch_size} x {length}"
@@ -252,7 +262,7 @@ class TrainingSolver(Keyed, BaseSolver):
             self.trainer = None
 
     def _first_batch(self):
-        return next(self._loader.batches(self._machine.device, stop_step=1))
+        return next(self._loader.batches(self.machine.device, stop_step=1))
 
     def _first_micro_batch(self):
         inputs, targets = self._first_batch()
@@ -264,7 +274,7 @@ class TrainingSolver(Keyed, BaseSolver):
             self.num_steps * self._loader.tokens_per_step
         )
         self._compiled, reason = choose_compile(
-            self._compile_option, self._machine.device, flops
+            self._compile_option, self.machine.device, flops
         )
         say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
 

@@ -1,6 +1,7 @@
 """The end of a run, and what the results say about it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
+from benchmark_utils.errors import note
 from benchmark_utils.results.crossings import first_crossing, interpolate
 
 
@@ -18,7 +19,9 @@ class TargetCriterion(StoppingCriterion):
 
     def get_runner_instance(self, max_runs=1, timeout=None, terminal=None,
                             solver=None, run_key=None):
-        for warning in solver.describe_limits(max_runs, timeout):
+        for warning in describe_limits(
+            solver.name, len(solver.evaluations), max_runs, timeout
+        ):
             print(f"\nWARNING: {warning}")
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, terminal=terminal,
@@ -33,14 +36,35 @@ class TargetCriterion(StoppingCriterion):
         last["objective_tokens_per_second"] = tokens_per_second(
             objective_list
         )
+        if self.solver.progress:
+            self.solver.progress.evaluated(objective_list)
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
+        for sentence in describe_failure(objective_list):
+            print(f"\nWARNING: {self.solver.name} {sentence}", flush=True)
+            note(self.solver, sentence)
         return stop, status, next_stop_val
 
     def check_convergence(self, objective_list):
         last = objective_list[-1]
         progress = last["objective_step"] / last["objective_num_steps"]
         return stop_reason(last) is not None, float(progress)
+
+
+def describe_limits(name, num_evaluations, max_runs, timeout):
+    """Yield warnings about limits of benchopt that can end a run early."""
+    if timeout is not None:
+        yield (
+            f"{name} stops at the first evaluation after {timeout:g} s, "
+            "evaluations included (benchopt's --timeout, 100 s unless given)."
+            " Pass --no-timeout to train to the end."
+        )
+    if max_runs < num_evaluations - 1:
+        yield (
+            f"{name} stops after {max_runs + 1} of its {num_evaluations} "
+            "evaluations (benchopt's --max-runs). Pass --max-runs 100000 to "
+            "train to the end."
+        )
 
 
 def stop_reason(row):
@@ -53,6 +77,21 @@ def stop_reason(row):
     if row["objective_step"] >= row["objective_num_steps"]:
         return "horizon"
     return None
+
+
+def describe_failure(curve):
+    """Sentences about a run whose last evaluation says that it went wrong."""
+    last = curve[-1]
+    if last["objective_diverged"]:
+        yield (
+            f"diverged: at step {last['objective_step']} of "
+            f"{last['objective_num_steps']} its loss is not finite."
+        )
+    if len(curve) == 2 and not last["objective_weights_moved"]:
+        yield (
+            f"trains nothing: after {last['objective_step']} steps each of "
+            "its weights is what it was. Is a learning rate 0, or too small?"
+        )
 
 
 def tokens_per_second(curve):

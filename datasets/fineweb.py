@@ -14,6 +14,8 @@ from benchopt.config import get_data_path
 
 from benchmark_utils.data.hub import fetch_shards
 from benchmark_utils.data.shards import TokenShards
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import CheckedParameters
 
 REPOSITORY = "kjj0/fineweb10B-gpt2"
 MAX_TRAIN_SHARDS = 103
@@ -27,7 +29,7 @@ folder that the environment variable BENCHOPT_DATA_HOME names, or where
 data_paths: {{fineweb10B: <folder>}} in config.yml says."""
 
 
-class Dataset(BaseDataset):
+class Dataset(CheckedParameters, BaseDataset):
     """GPT-2 tokens of FineWeb, from the Hub."""
 
     name = "FineWeb"
@@ -47,6 +49,7 @@ class Dataset(BaseDataset):
     # What is fetched does not depend on them.
     prepare_cache_ignore = ("repeat", "base_seed")
 
+    @readable
     def prepare(self):
         """Fetch and verify the shards that aren't there.
 
@@ -104,6 +107,7 @@ class Dataset(BaseDataset):
     def __setstate__(self, state):
         """Nothing to restore: the state is there for the cache key."""
 
+    @readable
     def get_data(self):
         val, *train = self.prepare()
         # The loss that modded-nanogpt's speedrun stops at; the entropy of

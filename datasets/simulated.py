@@ -13,13 +13,15 @@ from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
 from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import CheckedParameters
 
 # Raise it whenever the documents change: it names the folder of the shards.
 FORMAT_VERSION = 1
 DOCUMENTS_PER_CHUNK = 4096
 
 
-class Dataset(BaseDataset):
+class Dataset(CheckedParameters, BaseDataset):
     """Markov passages that return after a marker; entropy in closed form."""
 
     name = "Simulated"
@@ -48,18 +50,9 @@ class Dataset(BaseDataset):
 
     test_parameters = {"train_tokens": [20_000], "val_tokens": [5_000]}
 
+    @readable
     def prepare(self):
         """Write the shards, unless they are there."""
-        if self.vocab_size - 2 < self.num_successors:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} leaves {self.vocab_size - 2} "
-                f"words, fewer than num_successors={self.num_successors}."
-            )
-        if not 1 <= self.min_length <= self.max_length:
-            raise ValueError(
-                f"min_length={self.min_length} and max_length="
-                f"{self.max_length} must be increasing, and at least 1."
-            )
         for stream, (path, num_tokens) in enumerate(self._files()):
             if not path.exists():
                 rng = np.random.default_rng([FORMAT_VERSION, 1 + stream])
@@ -67,6 +60,7 @@ class Dataset(BaseDataset):
                     path, self._tokens(rng, num_tokens), self.vocab_size
                 )
 
+    @readable
     def get_data(self):
         self.prepare()
         (train, _), (val, _) = self._files()

@@ -26,6 +26,8 @@ from benchopt.config import get_data_path
 
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import CheckedParameters
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.
@@ -41,7 +43,7 @@ CORPUS_FILE = "corpus.json"
 TEST_FOLDERS = {"test", "tests", "idle_test"}
 
 
-class Dataset(BaseDataset):
+class Dataset(CheckedParameters, BaseDataset):
     """Text files, split into training and validation by document."""
 
     name = "Text"
@@ -82,10 +84,12 @@ class Dataset(BaseDataset):
     def __setstate__(self, state):
         self._content = state["content"]
 
+    @readable
     def prepare(self):
         """Write the shards, unless they are there, and say what they hold."""
         self._open_shards()
 
+    @readable
     def get_data(self):
         train, val = self._open_shards()
         return dict(

@@ -1,78 +1,73 @@
 """The curves to compare: validation loss against steps, tokens or time."""
+import pandas as pd
 from benchopt import BasePlot
 
-COLUMNS = {
-    "steps": "objective_step", "tokens": "objective_tokens",
-    "seconds": "time",
-}
+from benchmark_utils import traces
+from benchmark_utils.results.curves import (
+    AXES, highest_loss, in_order, median_curves, seed_curves
+)
+from benchmark_utils.results.problems import (
+    describe, outcome, problem_options, select
+)
+from benchmark_utils.results.table import runs
+
+NEAR = "near the target"
+SEEDS = "every seed"
 
 
 class Plot(BasePlot):
     """One curve per solver: the median over repetitions, between the lowest
-    and the highest. A repetition that has ended, at the target or diverged,
-    counts with its last loss. The grey line is the target."""
+    and the highest; or every repetition. The grey line is the target."""
 
     name = "Validation loss"
     type = "scatter"
     options = {
-        "dataset": ...,
-        "objective": ...,
-        "against": list(COLUMNS),
+        "against": list(AXES),
+        "zoom": ["the whole run", NEAR],
+        "lines": ["median and range", SEEDS],
+        "problem": problem_options,
     }
 
-    def plot(self, df, dataset, objective, against):
-        df = df[
-            (df["dataset_name"] == dataset)
-            & (df["objective_name"] == objective)
-        ]
-        # benchopt asks for all combinations, also those that did not run.
-        if df.empty:
-            return []
-        column = COLUMNS[against]
-        curves = []
-        for solver, rows in df.groupby("solver_name"):
-            losses = rows.pivot_table(
-                index="stop_val", columns="idx_rep", values="objective_value",
-                aggfunc="last",
-            ).ffill()
-            median = losses.median(axis=1)
-            # A loss twice that of the untrained model has no place on the
-            # axis, where it would hide all the others.
-            limit = 2 * losses.iloc[0].max()
-            drawn = median <= limit
-            band = losses[drawn].where(losses <= limit)
-            x = rows.groupby("stop_val")[column].median()
-            diverged = (
-                rows.groupby("idx_rep")["objective_diverged"].max().sum()
-            )
-            curve = {
-                "x": x[drawn].tolist(),
-                "y": median[drawn].tolist(),
-                "label": solver + (
-                    f" ({diverged} of {losses.shape[1]} diverged)"
-                    if diverged else ""
-                ),
-                **self.get_style(solver),
-            }
-            if losses.shape[1] > 1:
-                curve |= {
-                    "y_low": band.min(axis=1).tolist(),
-                    "y_high": band.max(axis=1).tolist(),
+    def plot(self, df, against, zoom, lines, problem):
+        evaluations = select(df, problem)
+        highest = highest_loss(evaluations, near_target=zoom == NEAR)
+        names = outcome(runs(evaluations))
+        compute = seed_curves if lines == SEEDS else median_curves
+        curves = compute(evaluations, against, highest)
+        drawn = []
+        for label, curve in in_order(curves, names):
+            style = self.get_style(label) | {"label": names[label]}
+            if lines == SEEDS:
+                curve = _with_gaps(curve)
+            trace = traces.line(curve["x"], curve["val_loss"], style)
+            if lines != SEEDS and curve["low"].notna().any():
+                trace |= {
+                    "y_low": curve["low"].tolist(),
+                    "y_high": curve["high"].tolist(),
                 }
-            curves.append(curve)
-        target = float(df["objective_target"].iloc[0])
-        ends = [float(df[column].min()), float(df[column].max())]
-        curves.append({
-            "x": ends, "y": [target, target], "label": f"target {target:.4g}",
-            "color": (0.4, 0.4, 0.4, 1.0), "marker": None,
-        })
-        return curves
+            drawn += [
+                trace, traces.some(curve["x"], curve["val_loss"], style)
+            ]
+        target = evaluations["target"].iloc[0]
+        drawn.append(traces.line(
+            [curves["x"].min(), curves["x"].max()], [target, target],
+            {"label": f"target {target:.4g}", "color": traces.GREY},
+        ))
+        return drawn
 
-    def get_metadata(self, df, dataset, objective, against):
+    def get_metadata(self, df, against, zoom, lines, problem):
         return {
-            "title": f"{objective}\nData: {dataset}",
+            "title": f"Validation loss, {lines}\n"
+            + describe(select(df, problem), problem),
             "xlabel": "training seconds" if against == "seconds" else against,
             "ylabel": "validation loss (nats per token)",
             "scale": "linear",
         }
 
+
+def _with_gaps(curves):
+    """The curves of all runs as one, with a nan between two."""
+    parts = []
+    for _, curve in curves.groupby(["base_seed", "repetition"], sort=False):
+        parts += [curve, pd.DataFrame([{"label": curve["label"].iloc[0]}])]
+    return pd.concat(parts[:-1])

@@ -15,11 +15,12 @@ class Solver(TrainingSolver):
     name = "Adafactor"
 
     parameters = {
-        # Times the RMS of the parameter. T5's peak (Raffel et al., 2020) and
-        # PaLM's (Chowdhery et al., 2022); for GPT-2 of this size on FineWeb,
-        # one row a step, Marek et al. ("Small Batch Size Training for Language
-        # Models", 2025) found half of it. torch never takes more than
-        # 1/sqrt(step): with this peak and a cool-down, that changes nothing.
+        # Rate times the RMS of the parameter: the peak of T5 (Raffel et al.,
+        # 2020) and PaLM (Chowdhery et al., 2022). Marek et al. ("Small Batch
+        # Size Training for Language Models", 2025) found half of it for GPT-2
+        # of this size on FineWeb, with one row a step. torch never takes more
+        # than 1/sqrt(step): with this peak and a cool-down, that changes
+        # nothing.
         "learning_rate": [1e-2],
         "beta2_decay": [-0.8],
         "clipping_threshold": [1.0],
@@ -33,8 +34,8 @@ class Solver(TrainingSolver):
         return torch.optim.Adafactor(
             decay_groups(roles, self.weight_decay), lr=self.learning_rate,
             beta2_decay=self.beta2_decay, d=self.clipping_threshold,
-            # torch's first default is larger than the squares of the gradients
-            # of a model of 124 M parameters; of the paper's, 1e-30, the square
-            # is zero in float32.
+            # The first is added to squares of gradients. torch's default is
+            # larger than those of a model of 124 M parameters; the paper's,
+            # 1e-30, is lost in float32.
             eps=(1e-15, 1e-3),
         )

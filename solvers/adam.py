@@ -1,32 +1,45 @@
-"""AdamW with the recipe of llm.c's GPT-2 reproduction.
+"""AdamW's former name, for command lines and configurations that have it."""
+from benchopt.benchmark import get_running_benchmark
 
-Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019). The
-settings are those of llm.c's ``scripts/run_gpt2_124M.sh``.
-"""
-import torch
-
-from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.solver import TrainingSolver
 
 
 class Solver(TrainingSolver):
-    """AdamW; weight decay on matrices and embeddings only."""
+    """The solver AdamW, under which name it runs and is reported.
+
+    Where all solvers run, AdamW runs anyway, and this one is skipped.
+    """
 
     name = "Adam"
 
     parameters = {
+        # benchopt replaces "all" in a solver that is selected by its name, by
+        # what `get_all_parameter_values` returns, and leaves it where all
+        # solvers run.
+        "selected": ["all"],
+        # Those of solvers/adamw.py.
         "learning_rate": [6e-4],
         "beta1": [0.9],
         "beta2": [0.95],
+        "eps": [1e-8],
         "weight_decay": [0.1],
-        # All that 103 FineWeb shards hold; the public run took 19,560 steps.
         "num_steps, warmup_steps": [(19485, 700)],
         "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
 
-    def get_optimizer(self, roles):
-        return torch.optim.AdamW(
-            decay_groups(roles, self.weight_decay), lr=self.learning_rate,
-            betas=(self.beta1, self.beta2), fused=True,
+    @classmethod
+    def get_all_parameter_values(cls, name):
+        return [True] if name == "selected" else None
+
+    @classmethod
+    def get_instance(cls, selected=True, **parameters):
+        if selected == "all":
+            return super().get_instance(selected=selected, **parameters)
+        adamw, = get_running_benchmark().check_solver_patterns(
+            ["AdamW"], class_only=True
         )
+        return adamw.get_instance(**parameters)
+
+    def skip(self, **objective):
+        return True, "the former name of AdamW, which runs"

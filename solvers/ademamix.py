@@ -15,11 +15,12 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # Semenov et al. ("Benchmarking Optimizers for Large Language Model
-        # Pretraining", 2025), at 124 M on FineWeb: these averages, their
-        # warm-up over the whole horizon, and the rate and weight decay of
-        # AdamW (solvers/adam.py).
+        # AdamW's rate and decay (solvers/adamw.py): Semenov et al.
+        # ("Benchmarking Optimizers for Large Language Model Pretraining",
+        # 2025) took AdamW's, for their Llama of 124 M on FineWeb.
         "learning_rate": [6e-4],
+        # Semenov et al., the same model: averages, and their warm-up over the
+        # whole horizon.
         "beta1": [0.9],
         "beta2": [0.999],
         "beta3": [0.999],

@@ -1,6 +1,8 @@
 """Any optimizer of the pytorch-optimizer package, by its name.
 
-    -s "pytorch-optimizer[optimizer=adopt,options={betas:(0.9,0.999)}]"
+    -s "pytorch-optimizer[optimizer=adan,options={betas:(0.95,0.9,0.99)}]"
+
+Some of them differ from their papers: see docs/methods.rst.
 """
 from benchmark_utils.optimizers.by_name import make_optimizer
 from benchmark_utils.solver import TrainingSolver
@@ -16,7 +18,7 @@ class Solver(TrainingSolver):
         "optimizer": ["adan"],
         "learning_rate": [1e-3],
         "weight_decay": [0.0],
-        # Whatever else the optimizer takes, by name: {eps:1e-6}.
+        # Further arguments of the optimizer by name, such as {eps:1e-6}.
         "options": [None],
         "num_steps, warmup_steps": [(19485, 700)],
         "schedule, cooldown": [("cosine", 1.0)],

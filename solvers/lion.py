@@ -15,12 +15,13 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # Beside AdamW (solvers/adam.py): at 130 M, with this batch and
-        # horizon, Wen et al. ("Fantastic Pretraining Optimizers", 2025) found
-        # an eighth of its rate, seven times its weight decay and these
-        # averages; for GPT-2 of this size, the authors of Sophia (2023) took
-        # a sixth: this rate.
+        # A sixth of AdamW's rate (solvers/adamw.py), as the authors of Sophia
+        # (Liu et al., 2023) took for GPT-2 of this size on OpenWebText. Wen et
+        # al. ("Fantastic Pretraining Optimizers", 2025) found an eighth, for
+        # their Llama of 130 M with this batch and horizon.
         "learning_rate": [1e-4],
+        # Wen et al., the same model: these averages, and seven times AdamW's
+        # decay.
         "beta1": [0.9],
         "beta2": [0.95],
         "weight_decay": [0.7],

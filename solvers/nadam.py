@@ -14,12 +14,14 @@ class Solver(TrainingSolver):
     name = "NAdam"
 
     parameters = {
-        # Wen et al. ("Fantastic Pretraining Optimizers", 2025), at 130 M with
-        # this batch and horizon: these averages, and the rate and weight decay
-        # of AdamW (solvers/adam.py).
+        # AdamW's rate and decay (solvers/adamw.py): Wen et al. ("Fantastic
+        # Pretraining Optimizers", 2025) found AdamW's best for NAdam too, for
+        # their Llama of 130 M with this batch and horizon.
         "learning_rate": [6e-4],
+        # Wen et al., the same model.
         "beta1": [0.95],
         "beta2": [0.98],
+        # torch's default.
         "momentum_decay": [4e-3],
         "weight_decay": [0.1],
         "num_steps, warmup_steps": [(19485, 700)],

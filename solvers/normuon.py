@@ -14,20 +14,22 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # modded-nanogpt's optimization track, entry 10 (2026): another model,
-        # with queries, keys and values in matrices of their own; and columns
-        # of wide matrices normalised, by the paper and here always rows.
+        # Rates, decay, iterations and cool-down: modded-nanogpt's track 3,
+        # entry 10 (May 2026, n=20), for its model of 162 M with queries, keys
+        # and values in matrices of their own. It normalises the columns of
+        # wide matrices; the paper, and this solver, always rows.
         "learning_rate": [0.035],
         "momentum": [0.95],
         "beta2": [0.95],
         "weight_decay": [0.025],
         "ns_steps": [12],
-        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
-        # rate, and trained for this horizon.
+        # AdamW's rate for the tied embedding in track 1's run of Muon of
+        # 10 October 2024 (one seed, 124 M with rotary positions).
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
+        # The horizon of the same run, without a warm-up.
         "num_steps, warmup_steps": [(6200, 0)],
         "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
@@ -38,7 +40,7 @@ class Solver(TrainingSolver):
             [{"params": roles["hidden_matrices"], "use_muon": True}],
             lr=self.learning_rate, momentum=self.momentum, beta2=self.beta2,
             weight_decay=self.weight_decay, ns_steps=self.ns_steps,
-            # Converges to the orthogonal factor; Muon's own does not.
+            # See solvers/muon.py.
             ns_coeffs=(2.0, -1.5, 0.5),
         )
         return self.with_adamw(optimizer, roles)

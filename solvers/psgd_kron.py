@@ -3,8 +3,9 @@
 Li, "Preconditioned Stochastic Gradient Descent" (2015), in the form of Walters
 and Pooladzandi's Kron (2024).
 """
-# Without it, torch multiplies Kron's five factors from left to right, starting
-# with an outer product of two preconditioners: terabytes at full size.
+# Without opt_einsum, torch multiplies Kron's five factors from left to right,
+# which forms an outer product of two preconditioners first: terabytes for
+# GPT-2.
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
@@ -18,21 +19,22 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0", "pip::opt-einsum"]
 
     parameters = {
-        # modded-nanogpt's README for the rate. At 130 M, Wen et al.
-        # ("Fantastic Pretraining Optimizers", 2025) found a quarter of
-        # AdamW's rate, which was 1.8e-3 in track 1, and this momentum and
-        # weight decay.
+        # modded-nanogpt's README, without a run. It agrees with Wen et al.
+        # ("Fantastic Pretraining Optimizers", 2025), whose Llama of 130 M
+        # wants a quarter of AdamW's rate: that was 1.8e-3 in track 1.
         "learning_rate": [5e-4],
+        # Momentum and decay: Wen et al., the same model.
         "momentum": [0.95],
         "weight_decay": [0.5],
         # Share of the steps that update the preconditioner.
         "update_probability": [1.0],
-        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
-        # rate, and trained for this horizon.
+        # AdamW's rate for the tied embedding in track 1's run of Muon of
+        # 10 October 2024 (one seed, 124 M with rotary positions).
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
+        # The horizon of the same run; the warm-up of SOAP's (solvers/soap.py).
         "num_steps, warmup_steps": [(6200, 250)],
         "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
@@ -43,7 +45,7 @@ class Solver(TrainingSolver):
             roles["hidden_matrices"], lr=self.learning_rate,
             momentum=self.momentum, weight_decay=self.weight_decay,
             pre_conditioner_update_probability=self.update_probability,
-            # It would draw from NumPy's generator: no saved state has that.
+            # No balancing: it draws from NumPy's global generator.
             balance_prob=0.0,
         )
         return self.with_adamw(optimizer, roles)

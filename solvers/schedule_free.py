@@ -16,10 +16,11 @@ class Solver(TrainingSolver):
     requirements = ["pip::schedulefree~=1.4.1"]
 
     parameters = {
-        # Semenov et al. ("Benchmarking Optimizers for Large Language Model
-        # Pretraining", 2025), at 124 M on FineWeb: these averages, and the
-        # rate and weight decay of AdamW (solvers/adam.py).
+        # AdamW's rate and decay (solvers/adamw.py): Semenov et al.
+        # ("Benchmarking Optimizers for Large Language Model Pretraining",
+        # 2025) took AdamW's, for their Llama of 124 M on FineWeb.
         "learning_rate": [6e-4],
+        # Semenov et al., the same model.
         "beta1": [0.9],
         "beta2": [0.9999],
         "weight_decay": [0.1],
@@ -29,9 +30,7 @@ class Solver(TrainingSolver):
     }
 
     def get_optimizer(self, roles):
-        optimizer = AdamWScheduleFree(
+        return AdamWScheduleFree(
             decay_groups(roles, self.weight_decay), lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
         )
-        optimizer.train()
-        return optimizer

@@ -16,15 +16,17 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # The authors' script for modded-nanogpt; on another model, whose
-        # queries, keys and values are matrices of their own.
+        # All but the radius of vectors: the authors' script for modded-nanogpt
+        # (https://github.com/LIONS-EPFL/scion), for its model of 124 M without
+        # gains and biases, with queries, keys and values in matrices of their
+        # own.
         "learning_rate": [3.6e-4],
         # Weight of the new gradient in the average.
         "momentum": [0.1],
         "hidden_radius": [50.0],
         "embedding_radius": [3000.0],
-        # Gains and biases, absent in the paper's model: steps of this RMS
-        # times the learning rate, and no shrinking.
+        # Steps of gains and biases have this RMS times the learning rate, and
+        # these are not shrunk.
         "vector_radius": [1.0],
         "num_steps, warmup_steps": [(5100, 0)],
         "schedule, cooldown": [("linear", 0.284)],

@@ -13,11 +13,11 @@ class Solver(TrainingSolver):
     name = "SGD"
 
     parameters = {
-        # The best of eight for GPT-2 of this size on FineWeb, one row a step
-        # and no momentum, in Marek et al., "Small Batch Size Training for
-        # Language Models" (2025). A batch of 512 rows leaves room for
-        # momentum.
+        # The best of eight rates in Marek et al., "Small Batch Size Training
+        # for Language Models" (2025), for GPT-2 of this size on FineWeb, with
+        # one row a step and no momentum.
         "learning_rate": [0.2],
+        # A batch of 512 rows leaves room for momentum; not tuned.
         "momentum": [0.9],
         "weight_decay": [0.0],
         "num_steps, warmup_steps": [(19485, 700)],

@@ -13,18 +13,25 @@ class Solver(TrainingSolver):
     name = "Shampoo"
 
     parameters = {
-        # modded-nanogpt's optimization track, entry 21 (2026); another model.
+        # Rate, averages, frequency, decay and cool-down: modded-nanogpt's
+        # track 3, entry 21 (May 2026, n=4), for its model of 162 M. It has no
+        # warm-up; Adam's update alone is its first four steps, while here the
+        # roots are used from the first step on.
         "learning_rate": [1.5e-3],
         "beta1": [0.9],
         "beta2": [0.95],
+        # That entry's 1e-10, for gradients of a loss that is summed over
+        # 524,288 tokens there, and averaged here.
+        "eps": [1.9e-16],
         "precondition_frequency": [5],
         "weight_decay": [0.2],
-        # Track 1's Muon of October 2024 gave AdamW the tied embedding at this
-        # rate, and trained for this horizon.
+        # AdamW's rate for the tied embedding in track 1's run of Muon of
+        # 10 October 2024 (one seed, 124 M with rotary positions).
         "aux_learning_rate": [3.6e-3],
         "aux_beta1": [0.9],
         "aux_beta2": [0.95],
         "aux_weight_decay": [0.0],
+        # The horizon of the same run; the warm-up of SOAP's (solvers/soap.py).
         "num_steps, warmup_steps": [(6200, 250)],
         "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
@@ -34,6 +41,6 @@ class Solver(TrainingSolver):
         optimizer = Shampoo(
             roles["hidden_matrices"], lr=self.learning_rate,
             betas=(self.beta1, self.beta2), weight_decay=self.weight_decay,
-            precondition_frequency=self.precondition_frequency,
+            precondition_frequency=self.precondition_frequency, eps=self.eps,
         )
         return self.with_adamw(optimizer, roles)

@@ -16,12 +16,13 @@ class Solver(TrainingSolver):
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
 
     parameters = {
-        # Lion's rate: Semenov et al. ("Benchmarking Optimizers for Large
-        # Language Model Pretraining", 2025) took the same for both at 124 M,
-        # and this momentum, Nesterov's, at 210 M. Their weight decay is
-        # coupled; this one is Lion's.
+        # Lion's rate (solvers/lion.py): Semenov et al. ("Benchmarking
+        # Optimizers for Large Language Model Pretraining", 2025) took the same
+        # for both, for their Llama of 124 M on FineWeb.
         "learning_rate": [1e-4],
+        # Semenov et al., for their Llama of 210 M; theirs is Nesterov's.
         "momentum": [0.95],
+        # Lion's, decoupled as in the code of Semenov et al.
         "weight_decay": [0.7],
         "num_steps, warmup_steps": [(19485, 700)],
         "schedule, cooldown": [("cosine", 1.0)],

@@ -1,3 +1,4 @@
+import atexit
 import os
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import torch
 from benchopt.benchmark import Benchmark
 from benchopt.results import read_results
 from benchopt.runner import run_benchmark
+
+from benchmark_utils.errors import NOTES, open_notes, print_notes
 
 ROOT = Path(__file__).parents[1]
 # Tests never reach for the network: the Hub's client must not try.
@@ -30,6 +33,13 @@ def selector(name, parameters):
     return f"{name}[{options}]"
 
 
+def read_plain(path):
+    """Results with the plain names of their columns."""
+    return read_results(path).rename(columns=lambda name: (
+        name if name == "objective_name" else name.removeprefix("objective_")
+    ))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_home(tmp_path_factory):
     """Generated data goes to a folder of the tests' own."""
@@ -37,6 +47,17 @@ def data_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCHOPT_DATA_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path, monkeypatch):
+    """What a test notes goes to a file of its own, and is not printed when
+    the tests end."""
+    open_notes()
+    atexit.unregister(print_notes)
+    path = tmp_path / "notes.txt"
+    monkeypatch.setenv(NOTES, str(path))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +75,7 @@ def run(tmp_path):
     dataset are parameters that differ from the tiny ones.
     """
     def run(solvers=None, objective=None, dataset=None, path=ROOT, **options):
-        solvers = {"Adam": {}} if solvers is None else solvers
+        solvers = {"AdamW": {}} if solvers is None else solvers
         options = dict(
             max_runs=10_000, plot_result=False, no_cache=True,
             output_file=str(tmp_path / "results.parquet"),
@@ -73,9 +94,7 @@ def run(tmp_path):
             ],
             **options,
         )
-        frame = read_results(results)
-        return frame.rename(columns=lambda name: name.removeprefix(
-            "objective_") if name != "objective_name" else name)
+        return read_plain(results)
 
     return run
 

@@ -28,16 +28,12 @@ class Clone:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=self._left_by_runs)
-
-    @staticmethod
-    def _left_by_runs(folder, names):
-        # The modules of benchmark_utils/data are no data.
-        top = {"__cache__", "outputs", "data"} if folder == str(ROOT) else {}
-        return [
-            name for name in names
-            if name.startswith(".") or name == "__pycache__" or name in top
-        ]
+        left = shutil.ignore_patterns(".*", "__pycache__", "__cache__")
+        shutil.copytree(ROOT, folder, ignore=lambda path, names: (
+            left(path, names)
+            # These are code elsewhere: benchmark_utils/data, for one.
+            | ({"outputs", "data"} if Path(path) == ROOT else set())
+        ))
 
     def start(self, command, **environment):
         """Start a command of Python or a module, as a Popen."""

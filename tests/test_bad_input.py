@@ -1,12 +1,21 @@
 """A problem that can't be run is refused before any training, by one error
 that names the parameter and says what to do."""
+import re
+
 import numpy as np
 import pytest
+import torch
+from benchopt.cli.main import run as benchopt_run
+from benchopt.results import read_results
 from benchopt.utils.run_context import RunContext
+from docs import Clone
+from safetensors.torch import save_file
 
-from benchmark_utils.data.shards import write_shard
+from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.errors import UserError
+from benchmark_utils.models.named import make_model
 from benchmark_utils.training.trainer import Trainer
-from conftest import TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
+from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
 
 @pytest.fixture
@@ -14,7 +23,7 @@ def refused(bench, monkeypatch):
     """Set a whole run up and return the error; training would be one too."""
     Objective = bench.get_benchmark_objective()
     Dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
-    Solver, = bench.check_solver_patterns(["Adam"], class_only=True)
+    Solver, = bench.check_solver_patterns(["AdamW"], class_only=True)
 
     def no_training(*_):
         raise AssertionError("a step was trained")
@@ -22,61 +31,137 @@ def refused(bench, monkeypatch):
     monkeypatch.setattr(Trainer, "train_step", no_training)
 
     def refused(objective=None, dataset=None, solver=None):
-        objective = Objective.get_instance(
-            **TINY_OBJECTIVE | (objective or {})
-        )
-        dataset = Dataset.get_instance(**TINY_DATASET | (dataset or {}))
-        solver = Solver.get_instance(**TINY_SOLVER | (solver or {}))
-        RunContext().set_run_context(
-            objective, dataset, solver, repetition=0, base_seed=0
-        )
-        with pytest.raises(ValueError) as error:
-            objective._set_dataset(dataset)
-            solver._set_objective(objective)
-            solver.pre_run_hook(None)
+        with pytest.raises(UserError) as error:
+            problem = Objective.get_instance(
+                **TINY_OBJECTIVE | (objective or {})
+            )
+            data = Dataset.get_instance(**TINY_DATASET | (dataset or {}))
+            method = Solver.get_instance(**TINY_SOLVER | (solver or {}))
+            RunContext().set_run_context(
+                problem, data, method, repetition=0, base_seed=0
+            )
+            problem._set_dataset(data)
+            method._set_objective(problem)
+            method.pre_run_hook(None)
         return str(error.value)
 
     return refused
 
 
+@pytest.fixture
+def no_data(monkeypatch):
+    """Nothing is read or written of any data."""
+    def touched(*_):
+        raise AssertionError("data were touched")
+
+    monkeypatch.setattr(TokenShards, "__init__", touched)
+
+
+# ------------------------------------------------------ one value, or several
+
+@pytest.mark.parametrize("parameters, message", [
+    ({"target": 0}, "target=0 must be a number above 0"),
+    ({"target": "low"}, "target='low' must be a number above 0"),
+    ({"target": float("inf")}, "target=inf must be a number"),
+    ({"sequence_length": 64},
+     "sequence_length=64 is longer than the model's context_length=32"),
+    ({"val_tokens": 1000},
+     "val_tokens=1000 must be a multiple of sequence_length=32"),
+    ({"val_tokens": 0}, "val_tokens=0 must be a whole number, at least 1"),
+    ({"n_embd": 0}, "n_embd=0 must be a whole number, at least 1"),
+    ({"n_layer": True}, "n_layer=True must be a whole number"),
+    ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
+    ({"eval_every": 0}, "eval_every=0 must .* at least 1, or 'auto'"),
+    ({"eval_every": "often"}, "eval_every='often' must be .* or 'auto'"),
+    ({"n_head": 3}, "n_embd=32 must be a multiple of n_head=3"),
+    ({"dtype": "float16"}, "dtype='float16' must be one of .*'bfloat16'"),
+    ({"device": "tpu"}, "device='tpu' must be a text: auto, cpu, mps, cuda"),
+    ({"stop_at_target": "perhaps"},
+     "stop_at_target='perhaps' must be True or False"),
+    ({"compile": "maybe"}, "compile='maybe' must be True or False, or 'auto'"),
+])
+def test_objective(refused, no_data, parameters, message):
+    assert re.match(f"nanoGPT: {message}", refused(objective=parameters))
+
+
+@pytest.mark.parametrize("parameters, message", [
+    ({"num_steps": 0}, "num_steps=0 must be a whole number, at least 1"),
+    ({"num_steps": 10.5}, "num_steps=10.5 must be a whole number"),
+    ({"num_steps": True}, "num_steps=True must be a whole number"),
+    ({"warmup_steps": 11},
+     "warmup_steps=11 is longer than the horizon, num_steps=10"),
+    ({"warmup_steps": 0.1}, "warmup_steps=0.1 must be a whole number"),
+    ({"schedule": "cos"}, "schedule='cos' must be one of .* 'cosine'"),
+    ({"cooldown": 2}, "cooldown=2 must be a number from 0 to 1"),
+    ({"cooldown": "x"}, "cooldown='x' must be a number from 0 to 1"),
+    ({"max_grad_norm": -1}, "max_grad_norm=-1 must be .* at least 0"),
+    ({"max_grad_norm": float("nan")}, "max_grad_norm=nan must be a number"),
+    ({"weight_decay": -0.1}, "weight_decay=-0.1 must .* at least 0"),
+    ({"learning_rate": -1e-3}, "learning_rate=-0.001 must .* at least 0"),
+    ({"learning_rate": "high"}, "learning_rate='high' must be a number"),
+    ({"learning_rate": "nan"}, "learning_rate='nan' must be a number"),
+    ({"learning_rate": "inf"}, "learning_rate='inf' must be a number"),
+    ({"learning_rate": True}, "learning_rate=True must be a number"),
+    ({"learning_rate": None}, "learning_rate=None must be a number"),
+    ({"beta1": 1.0}, "beta1=1.0 must be a number from 0 to below 1"),
+])
+def test_solver(refused, no_data, parameters, message):
+    assert re.match(f"Adam: {message}", refused(solver=parameters))
+
+
+@pytest.mark.parametrize("parameters, message", [
+    ({"train_tokens": 0.5}, "train_tokens=0.5 must be a whole number"),
+    ({"num_successors": -1}, "num_successors=-1 must .* at least 1"),
+    ({"num_successors": 255}, "num_successors=255 is more than the words of "
+                              "vocab_size=256"),
+    ({"vocab_size": 70_000}, "vocab_size=70000 must .* from 3 to 65536"),
+    ({"min_length": 7, "max_length": 6}, "min_length=7 is more than "),
+    ({"margin": "small"}, "margin='small' must be a number, at least 0"),
+    ({"repeat": "never"}, "repeat='never' must be True or False"),
+    ({"repeat": 1}, "repeat=1 must be True or False"),
+])
+def test_dataset(refused, no_data, parameters, message):
+    assert re.match(f"Simulated: {message}", refused(dataset=parameters))
+
+
+# ----------------------------------------- what only the data or the model say
+
 @pytest.mark.parametrize("parameters, parts", [
     ({"target": 0.5}, ["target=0.5", "entropy", "1.03"]),
-    ({"target": 0}, ["target=0"]),
-    ({"sequence_length": 64}, ["sequence_length=64", "context_length=32"]),
-    ({"val_tokens": 1000}, ["val_tokens=1000", "sequence_length=32"]),
-    ({"val_tokens": 0}, ["val_tokens=0", "sequence_length=32"]),
     ({"val_tokens": 32_000}, ["val_tokens=32000", "simulated_val_000000.bin",
                               "5000", "val_tokens=4992"]),
     ({"batch_size": 4000}, ["4000 x 32", "128001 tokens", "50000"]),
-    ({"batch_size": 0}, ["batch_size=0"]),
-    ({"batch_size": 1e3}, ["batch_size=1000.0", "whole number"]),
-    ({"n_layer": 2.0}, ["n_layer=2.0", "whole number"]),
-    ({"val_tokens": 1024.0}, ["val_tokens=1024.0", "whole number"]),
-    ({"eval_every": 0}, ["eval_every=0", "'auto'"]),
-    ({"eval_every": "often"}, ["eval_every='often'"]),
     ({"micro_batch_size": 3}, ["micro_batch_size=3", "4 rows"]),
-    ({"n_head": 3}, ["n_embd=32", "n_head=3"]),
-    ({"dtype": "float16"}, ["float16", "bfloat16"]),
-    ({"device": "tpu"}, ["device='tpu'", "cuda"]),
 ])
-def test_objective(refused, parameters, parts):
+def test_objective_and_data(refused, parameters, parts):
     message = refused(objective=parameters)
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("parameters, parts", [
-    ({"num_steps": 1000}, ["1000 steps of 128 tokens", "hold 390",
-                           "3 shards of this size", "repeat=True"]),
-    ({"num_steps": 0}, ["num_steps=0"]),
-    ({"num_steps": 1e3}, ["num_steps=1000.0", "whole number"]),
-    ({"warmup_steps": 11}, ["warmup_steps=11", "num_steps=10"]),
-    ({"warmup_steps": 0.1}, ["warmup_steps=0.1", "whole number"]),
-    ({"schedule": "cos"}, ["'cos'", "cosine"]),
-    ({"cooldown": 2}, ["cooldown=2"]),
+@pytest.mark.parametrize("change, message", [
+    (lambda w: w.pop("final_norm.bias"), "final_norm.bias none for [32]"),
+    (lambda w: w.update({"other": torch.zeros(3)}), "other [3] for none"),
+    (lambda w: w.update({"final_norm.bias": torch.zeros(3)}),
+     "final_norm.bias [3] for [32]"),
+    (None, "can't be read"),
 ])
-def test_solver(refused, parameters, parts):
-    message = refused(solver=parameters)
-    assert all(part in message for part in parts), message
+def test_weights_of_another_model(refused, tmp_path, change, message):
+    path = tmp_path / "weights.safetensors"
+    weights = make_model(
+        "gpt2", 256, context_length=32, n_layer=2, n_head=2, n_embd=32
+    ).state_dict()
+    if change:
+        change(weights)
+        save_file(weights, path)
+    found = refused(objective={"initial_weights": str(path)})
+    assert message in found and str(path) in found
+
+
+def test_horizon_and_data(refused):
+    message = refused(solver={"num_steps": 1000})
+    for part in ("1000 steps of 128 tokens", "hold 390",
+                 "3 shards of this size", "repeat=True"):
+        assert part in message
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
@@ -84,18 +169,18 @@ def test_several_processes(refused, monkeypatch, variable):
     monkeypatch.setenv(variable, "8")
     assert f"{variable}=8: one run is one process" in refused()
     monkeypatch.setenv(variable, "1")
-    assert "num_steps=0" in refused(solver={"num_steps": 0})
+    assert "1000 steps" in refused(solver={"num_steps": 1000})
 
 
 def test_data_can_be_repeated_on_purpose(run):
-    frame = run({"Adam": {"num_steps": 40}},
+    frame = run({"AdamW": {"num_steps": 40}},
                 {"eval_every": 20}, {"train_tokens": 2_000, "repeat": True})
     assert frame.step.iloc[-1] == 40
 
 
 def test_a_foreign_token_is_refused_before_training(refused, data_home):
     size = {"train_tokens": 3_333}
-    assert "num_steps=0" in refused(dataset=size, solver={"num_steps": 0})
+    assert "1000 steps" in refused(dataset=size, solver={"num_steps": 1000})
     path, = [
         path for path in data_home.glob("simulated/*/*train_000001.bin")
         if path.stat().st_size == 1024 + 2 * 3_333
@@ -107,3 +192,173 @@ def test_a_foreign_token_is_refused_before_training(refused, data_home):
     for part in (path.name, "token id 300", "position 777", "256 tokens"):
         assert part in message
     path.unlink()
+
+
+# --------------------------------------------------------- on the command line
+
+@pytest.fixture
+def command(capfd, tmp_path, monkeypatch):
+    """``command(*arguments)`` is ``benchopt run`` on the smallest problem:
+    its exit code and all that it prints."""
+    monkeypatch.setenv("BENCHOPT_DATA_HOME", str(tmp_path / "data"))
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as end:
+            benchopt_run.main([
+                str(ROOT), "--config", str(ROOT / "configs" / "smoke.yml"),
+                "--no-plot", "--no-cache",
+                "--output", str(tmp_path / "results.parquet"), *arguments,
+            ])
+        output, errors = capfd.readouterr()
+        return end.value.code, output + errors
+
+    return command
+
+
+def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
+    """Although another solver's turn would come first."""
+    code, output = command(
+        "-s", "Adam[num_steps=60,warmup_steps=5]",
+        "-s", "Shampoo[learning_rate=-1e-3]",
+    )
+    assert code == 1
+    assert output.splitlines()[-1] == (
+        "Error: Shampoo: learning_rate=-0.001 must be a number, at least 0."
+    )
+    assert len(output.splitlines()) <= 3
+    assert not (tmp_path / "data").exists()
+
+
+def test_data_that_do_not_fit_are_one_line(command):
+    code, output = command("-o", "nanoGPT")
+    assert code == 1 and "Traceback" not in output
+    assert output.splitlines()[-1].startswith("Error: A step of 512 x 1024 ")
+
+
+def test_a_debugger_gets_the_error_itself(command, monkeypatch):
+    monkeypatch.setenv("BENCHOPT_DEBUG", "1")
+    with pytest.raises(ValueError, match="learning_rate=-1 must") as error:
+        command("-s", "Adam[learning_rate=-1]")
+    assert not isinstance(error.value, UserError)
+    assert error.traceback[-1].name == "check_parameters"
+
+
+def test_strict_commands_fail(command, monkeypatch):
+    monkeypatch.setenv("BENCHOPT_RAISE_ON_ERROR", "1")
+    code, output = command("-s", "Adam[num_steps=1000000]")
+    assert code == 1
+    assert "Error: 1000000 steps" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("jobs", ["", " -j 2"])
+def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
+        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]",
+        tracebacks=True,
+    )
+    first, last = output.split("\nMind these runs:\n")
+    name, sentence = last.splitlines()
+    assert name.startswith("Adam[") and "num_steps=1000000" in name
+    assert sentence.startswith("  failed: 1000000 steps of 512 tokens need")
+    # What leads from benchopt to the benchmark, and no further.
+    traceback = first.split("Traceback")[1].split("UserError")[0]
+    assert len(traceback.splitlines()) < 20
+    path, = (clone.folder / "outputs").glob("*.parquet")
+    assert read_results(path).solver_name.str.startswith("SGD").all()
+
+
+def test_runs_that_went_well_have_no_last_words(command, notes):
+    code, _ = command("-s", "SGD[num_steps=5,warmup_steps=1]")
+    assert code == 0 and not notes.exists()
+
+
+SOLVER = '''
+import torch
+from benchmark_utils.solver import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    name = "Mine"
+    parameters = {
+        "learning_rate": [0.01], "num_steps": [10], "warmup_steps": [0],
+        "schedule": ["constant"], "cooldown": [1.0], "max_grad_norm": [0],
+    }
+
+    def get_optimizer(self, roles):
+        parameters = [p for role in roles.values() for p in role]
+        return torch.optim.SGD(parameters, lr=self.learning_rate)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """``mine(old, new)``: the path of SOLVER with a change."""
+    def mine(old, new):
+        assert old in SOLVER
+        path = tmp_path / "mine.py"
+        path.write_text(SOLVER.replace(old, new))
+        return str(path)
+
+    return mine
+
+
+@pytest.mark.parametrize("old, new, sentence", [
+    ('name = "Mine"', 'name = "Mine"; learning_rate = 0.3',
+     "Mine has learning_rate twice, as a parameter and as an attribute of its "
+     "class, which benchopt would use. Delete the attribute."),
+    ('"num_steps": [10], ', "",
+     "Mine lacks num_steps. Add to its parameters what every one has: "
+     "num_steps, warmup_steps, schedule, cooldown, max_grad_norm."),
+], ids=["attribute", "missing"])
+def test_a_solver_without_sound_parameters(
+        command, mine, old, new, sentence):
+    code, output = command("-s", mine(old, new))
+    assert code == 1
+    assert output.splitlines()[-1] == f"Error: {sentence}"
+
+
+@pytest.mark.parametrize("old, new, sentence", [
+    ("torch.optim.SGD(parameters, lr=self.learning_rate)",
+     "torch.optim.LBFGS(parameters)",
+     "failed: LBFGS.step asks for closure. It is called without arguments"),
+    ("return torch.optim.SGD(parameters, lr=self.learning_rate)",
+     "return torch.optim.lr_scheduler.ConstantLR("
+     "torch.optim.SGD(parameters, lr=0.1))",
+     "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
+], ids=["closure", "scheduler"])
+def test_a_solver_without_a_usable_optimizer(
+        command, mine, notes, old, new, sentence):
+    code, output = command("-s", mine(old, new))
+    assert code == 1
+    assert "UserError: " + sentence.removeprefix("failed: ") in output
+    assert sentence in notes.read_text()
+
+
+# --------------------------------------------- runs that end, and not well
+
+def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
+    frame = run({"SGD": {"learning_rate": 0.0}, "Adam": {}})
+    sgd = frame[frame.solver_name.str.startswith("SGD")]
+    adam = frame[frame.solver_name.str.startswith("Adam")]
+    assert (sgd.weights_moved == 0).all()
+    assert adam.weights_moved.tolist() == [0] + [1] * (len(adam) - 1)
+    warning = "trains nothing: after 5 steps each of its weights"
+    assert f"WARNING: SGD {warning}" in capsys.readouterr().out
+    noted = notes.read_text()
+    assert noted.count(warning) == 1 and noted.startswith("SGD[")
+
+
+@pytest.mark.parametrize("name", ["AdamH", "MuonH"])
+def test_weights_that_keep_their_norm_have_moved(run, name):
+    frame = run({name: {"num_steps": 1, "warmup_steps": 0}})
+    assert frame.weights_moved.tolist() == [0, 1]
+
+
+def test_a_diverged_run_says_so(run, capsys, notes):
+    run({"SGD": {"learning_rate": 1e6, "max_grad_norm": 0}})
+    warning = r"SGD diverged: at step \d+ of 10 its loss is not finite"
+    assert re.search(f"WARNING: {warning}", capsys.readouterr().out)
+    assert "diverged: at step" in notes.read_text()
+

@@ -28,7 +28,7 @@ def test_editing_shared_code_never_serves_stale_results(tmp_path):
     def first_loss(name):
         output = clone.run(
             "benchopt run . --config configs/smoke.yml --no-plot -s "
-            f"Adam[num_steps=1,warmup_steps=0] --output {name}"
+            f"AdamW[num_steps=1,warmup_steps=0] --output {name}"
         )
         results = read_results(clone.folder / "outputs" / f"{name}.parquet")
         return results.objective_value.iloc[-1], "(cached)" in output

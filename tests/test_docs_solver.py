@@ -51,3 +51,95 @@ def test_the_suite_notices_mistakes(clone, tmp_path):
         "every hyper parameter matters",
     ):
         assert f"BROKEN  {promise}" in output
+
+
+SLEEPER = """
+import torch
+
+from benchmark_utils.solver import TrainingSolver
+
+
+class Sleeper(torch.optim.SGD):
+    def step(self):
+        pass
+
+
+class Solver(TrainingSolver):
+    name = "Sleeper"
+    parameters = {
+        "learning_rate": [0.1],
+        "num_steps, warmup_steps": [(100, 10)],
+        "schedule, cooldown": [("linear", 1.0)], "max_grad_norm": [1.0],
+    }
+
+    def get_optimizer(self, roles):
+        return Sleeper(sum(roles.values(), []), lr=self.learning_rate)
+"""
+CLOSURES = SLEEPER.replace("def step(self)", "def step(self, closure)")
+# Correct, with an epsilon, a choice between words, and more than 40 lines.
+CAREFUL = """
+import torch
+
+from benchmark_utils.solver import TrainingSolver
+
+
+class Careful(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["by"] == "entry":
+                    size = p.grad.abs()
+                else:
+                    size = p.grad.norm()
+                p.sub_(group["lr"] * p.grad / (size + group["eps"]))
+
+
+class Solver(TrainingSolver):
+    name = "Careful"
+    parameters = {
+        "learning_rate": [0.01], "eps": [1e-8], "by": ["entry"],
+        "num_steps, warmup_steps": [(100, 10)],
+        "schedule, cooldown": [("linear", 1.0)], "max_grad_norm": [1.0],
+    }
+
+    def get_optimizer(self, roles):
+        return Careful(sum(roles.values(), []), dict(
+            lr=self.learning_rate, eps=self.eps, by=self.by,
+        ))
+
+
+perturbations = {"by": "matrix"}
+LINES = [
+""" + 40 * "    0,\n" + """]
+
+
+def reference(solver, role, weight, gradients, factors):
+    for gradient, factor in zip(gradients, factors):
+        step = gradient / (gradient.abs() + solver.eps)
+        weight = weight - solver.learning_rate * factor * step
+    return weight
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source, promises, found", [
+    (SLEEPER, "trains", ["BROKEN  trains"]),
+    (CLOSURES, "deterministic", ["Sleeper.step asks for closure"]),
+    (CAREFUL, "paper or matters or trains", [
+        "kept  first steps equal the paper", "kept  trains",
+        "kept  every hyper parameter matters", "length  66 lines of code",
+    ]),
+], ids=["never moves", "needs a closure", "long, with an epsilon"])
+def test_the_suite_judges_what_a_file_does(
+        clone, tmp_path, source, promises, found):
+    mine = tmp_path / "elsewhere" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text(source)
+    output = clone.run(
+        f"pytest --solver {mine} -k '{promises}'",
+        returncode=int(source is not CAREFUL),
+    )
+    for line in found:
+        assert line in output
+    assert ("BROKEN" in output) == (source is not CAREFUL)

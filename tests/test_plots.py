@@ -11,7 +11,7 @@ from benchopt.results import read_results
 ])
 def test_curves_are_the_losses_of_the_results(
         run, bench, tmp_path, against, column):
-    run({"Adam": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
+    run({"AdamW": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
         n_repetitions=2)
     df = read_results(tmp_path / "results.parquet")
     assert np.isinf(df.objective_value).any()
@@ -36,7 +36,7 @@ def test_curves_are_the_losses_of_the_results(
 def test_a_repetition_that_has_ended_counts_with_its_last_loss(
         run, bench, tmp_path):
     """Otherwise the end of a curve would be the median of the slowest."""
-    run({"Adam": {}}, n_repetitions=4)
+    run({"AdamW": {}}, n_repetitions=4)
     df = read_results(tmp_path / "results.parquet")
     assert df.stop_val.unique().tolist() == [0, 5, 9, 10]
     first, second, *_ = (

@@ -60,7 +60,7 @@ PLOT = "benchopt plot . --no-html -k validation_loss"
 
 
 CHOOSE = (
-    'benchopt run . --config configs/smoke.yml -s "Adam[learning_rate='
+    'benchopt run . --config configs/smoke.yml -s "AdamW[learning_rate='
     '[0.003,0.01],num_steps=60,warmup_steps=5]" -r 2'
 )
 
@@ -114,7 +114,7 @@ COLLECT = "benchopt run . --config configs/smoke.yml --collect"
 
 def test_what_has_finished_survives_a_killed_run(clone):
     solvers = (
-        ' --no-display -s "Adam[num_steps=60,warmup_steps=5]"'
+        ' --no-display -s "AdamW[num_steps=60,warmup_steps=5]"'
         ' -s "SGD[num_steps=190,warmup_steps=5,learning_rate=[0.1,0.2,0.3]]"'
     )
     run = COLLECT.removesuffix(" --collect") + solvers
@@ -122,7 +122,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
         timer = threading.Timer(600, process.kill)
         timer.start()
         for line in process.stdout:
-            if "Adam" in line and "done" in line:
+            if "AdamW" in line and "done" in line:
                 break
         process.kill()
         timer.cancel()
@@ -131,7 +131,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
     clone.run(COLLECT + solvers)
     collected = clone.results()
     names = collected.solver_name.unique()
-    assert names[0].startswith("Adam") and len(names) < 4
+    assert names[0].startswith("AdamW") and len(names) < 4
     shutil.rmtree(clone.folder / "outputs")
 
     clone.run(run)
@@ -144,7 +144,7 @@ def test_what_has_finished_survives_a_killed_run(clone):
 
 ADD = (
     'benchopt run . --config configs/smoke.yml -s "solvers/radam.py'
-    '[num_steps=60,warmup_steps=5]" -s "Adam[num_steps=60,warmup_steps=5]"'
+    '[num_steps=60,warmup_steps=5]" -s "AdamW[num_steps=60,warmup_steps=5]"'
 )
 
 
@@ -160,7 +160,7 @@ def test_a_new_solver_is_one_short_file(clone):
 
 
 TEXT = (
-    'benchopt run . -d Text -s "Adam[num_steps=300,warmup_steps=30,'
+    'benchopt run . -d Text -s "AdamW[num_steps=300,warmup_steps=30,'
     'learning_rate=0.003]" -o "nanoGPT[n_layer=2,n_head=4,n_embd=128,'
     "context_length=128,sequence_length=128,batch_size=16,val_tokens=32768,"
     'eval_every=50]" --no-timeout'

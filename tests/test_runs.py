@@ -2,8 +2,10 @@
 leaves a trace in another."""
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from benchopt.utils.run_context import RunContext
@@ -17,7 +19,7 @@ from conftest import TINY_SOLVER
 MEASURED = ["step", "tokens", "value", "train_loss", "learning_rate"]
 
 
-def measured(frame, solver="Adam", rep=0):
+def measured(frame, solver="AdamW", rep=0):
     rows = frame[
         frame.solver_name.str.startswith(solver) & (frame.idx_rep == rep)
     ]
@@ -27,7 +29,7 @@ def measured(frame, solver="Adam", rep=0):
 
 def test_a_run_stops_at_the_target(run):
     frame = run(
-        {"Adam": {"num_steps": 200}}, {"target": 4.5, "eval_every": 10}
+        {"AdamW": {"num_steps": 200}}, {"target": 4.5, "eval_every": 10}
     )
     last = frame.iloc[-1]
     assert last.value < 4.5 <= frame.value.iloc[-2]
@@ -43,8 +45,51 @@ def test_a_run_stops_at_the_target(run):
     assert before.time < last.seconds_to_target < last.time
 
 
+def test_a_run_can_go_on_below_the_target(run):
+    """The numbers to the target are the same, to the last digit."""
+    solver = {"AdamW": {"num_steps": 120}}
+    objective = {"target": 4.8, "eval_every": 10}
+    stopped = run(solver, objective)
+    whole = run(solver, objective | {"stop_at_target": False})
+    assert stopped.step.iloc[-1] < 120 and whole.step.iloc[-1] == 120
+    assert (whole.stop_reason == "horizon").all()
+    assert whole.target_reached.iloc[-1] == 1
+    for column in ("steps_to_target", "tokens_to_target"):
+        assert whole[column].iloc[0] == stopped[column].iloc[0] < 16_000
+    rows = len(stopped)
+    assert np.array_equal(measured(stopped), measured(whole)[:rows])
+
+
+def test_weights_can_be_kept_and_started_from(run, tmp_path):
+    """What one run kept, another evaluates to the same loss; and its own
+    initialisation is not used."""
+    kept = run({"AdamW": {"num_steps": 10}}, {"save_weights": True})
+    path, = set(kept.weights)
+    assert Path(path).is_relative_to(tmp_path)
+    assert Path(path).name == "weights.safetensors"
+    assert not [p for p in tmp_path.rglob("tmp*") if p.is_file()]
+    # benchopt reads no path with "=" in it.
+    copy = shutil.copy(path, tmp_path / "weights.safetensors")
+    frame = run(
+        {"SGD": {"num_steps": 5}},
+        {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert frame.step.tolist() == [0]
+    assert frame.value.iloc[0] == kept.value.iloc[-1]
+
+
+def test_averaged_weights_are_the_ones_kept(run, tmp_path):
+    solver = {"schedule-free adamw": {"num_steps": 10}}
+    kept = run(solver, {"save_weights": True})
+    copy = shutil.copy(kept.weights.iloc[0], tmp_path / "weights")
+    again = run(
+        {"SGD": {}}, {"initial_weights": repr(str(copy))}, max_runs=0,
+    )
+    assert again.value.iloc[0] == kept.value.iloc[-1]
+
+
 def test_a_run_trains_its_whole_horizon_otherwise(run):
-    frame = run({"Adam": {"num_steps": 12}})
+    frame = run({"AdamW": {"num_steps": 12}})
     assert frame.step.tolist() == [0, 5, 10, 11, 12]
     assert frame.stop_val.tolist() == frame.step.tolist()
     assert frame.tokens.tolist() == [4 * 32 * step for step in frame.step]
@@ -58,7 +103,7 @@ def test_a_run_trains_its_whole_horizon_otherwise(run):
     {"schedule": "linear", "cooldown": 0.0}, {"warmup_steps": 12},
 ])
 def test_a_horizon_without_cooldown_is_trained_to_its_end(run, schedule):
-    frame = run({"Adam": {"num_steps": 12} | schedule})
+    frame = run({"AdamW": {"num_steps": 12} | schedule})
     assert frame.step.iloc[-1] == 12
     assert frame.learning_rate.iloc[-1] == TINY_SOLVER["learning_rate"]
 
@@ -72,8 +117,8 @@ def test_a_loss_that_does_not_improve_is_trained_to_the_end(run):
 
 def test_a_diverged_run_keeps_its_rows_and_the_next_is_untouched(run):
     broken = {"num_steps": 40, "learning_rate": 1e6, "max_grad_norm": 0}
-    frame = run({"SGD": broken, "Adam": {}})
-    alone = run({"Adam": {}})
+    frame = run({"SGD": broken, "AdamW": {}})
+    alone = run({"AdamW": {}})
     sgd = frame[frame.solver_name.str.startswith("SGD")]
     assert sgd.diverged.tolist()[-1] == 1 and sgd.diverged.iloc[0] == 0
     assert (sgd.stop_reason == "diverged").all()
@@ -87,13 +132,13 @@ def test_a_time_out_is_announced_and_recorded(run, capsys):
     frame = run(timeout=0.0)
     assert frame.stop_reason.tolist() == ["timeout"]
     output = capsys.readouterr().out
-    warning = output.index("WARNING: Adam stops at the first evaluation")
+    warning = output.index("WARNING: AdamW stops at the first evaluation")
     assert "--no-timeout" in output[warning:]
     assert warning < output.index("initialization")
 
 
 def test_too_few_evaluations_are_announced_and_recorded(run, capsys):
-    frame = run({"Adam": {"num_steps": 12}}, max_runs=2)
+    frame = run({"AdamW": {"num_steps": 12}}, max_runs=2)
     assert frame.step.tolist() == [0, 5, 10]
     assert (frame.stop_reason == "max_runs").all()
     assert "stops after 3 of its 5 evaluations" in capsys.readouterr().out
@@ -106,8 +151,8 @@ def test_an_unlimited_run_warns_of_nothing(run, capsys):
 
 def test_runs_leave_no_trace_in_each_other(run):
     """Two solvers and two repetitions in one process, against each alone."""
-    together = run({"SGD": {}, "Adam": {}}, n_repetitions=2)
-    adam = run({"Adam": {}}, n_repetitions=2)
+    together = run({"SGD": {}, "AdamW": {}}, n_repetitions=2)
+    adam = run({"AdamW": {}}, n_repetitions=2)
     sgd = run({"SGD": {}})
     for rep in (0, 1):
         assert np.array_equal(
@@ -124,10 +169,10 @@ def test_parallel_runs_equal_sequential_ones(run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     # Two runs share a processor's cores, whatever the number of this one's.
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
-    parallel = run({"SGD": {}, "Adam": {}}, n_jobs=2)
+    parallel = run({"SGD": {}, "AdamW": {}}, n_jobs=2)
     assert (parallel.num_threads == 1).all()
-    sequential = run({"SGD": {}, "Adam": {}})
-    for solver in ("Adam", "SGD"):
+    sequential = run({"SGD": {}, "AdamW": {}})
+    for solver in ("AdamW", "SGD"):
         assert np.array_equal(
             measured(parallel, solver), measured(sequential, solver)
         )
@@ -177,7 +222,7 @@ def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
             TrainingSolver, name, slow(getattr(TrainingSolver, name))
         )
     start = time.perf_counter()
-    frame = run({"Adam": {"num_steps": 5}})
+    frame = run({"AdamW": {"num_steps": 5}})
     assert time.perf_counter() - start > 4.0
     assert frame.time.iloc[-1] < 0.6
     assert (frame.eval_seconds > 0.59).all()
@@ -196,7 +241,7 @@ def test_the_clock_includes_all_training_work(run, monkeypatch):
         TrainingSolver.run.__globals__, "synchronize",
         lambda _: time.sleep(0.2),
     )
-    frame = run({"Adam": {"num_steps": 5, "warmup_steps": 1}})
+    frame = run({"AdamW": {"num_steps": 5, "warmup_steps": 1}})
     assert frame.step.tolist() == [0, 5]
     assert 0.2 <= frame.time.iloc[0] < 0.4
     assert 2 * 0.2 + 5 * 0.05 <= frame.time.iloc[1]
@@ -224,6 +269,43 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
         TrainingSolver.run.__globals__, "synchronize", drain
     )
     assert run().time.max() < 1.0
+
+
+def test_each_evaluation_is_a_line_where_there_is_no_terminal(run, capsys):
+    frame = run({"Adam": {}}, {"target": 2.0}, n_repetitions=2)
+    lines = [
+        line for line in capsys.readouterr().out.splitlines()
+        if "val_loss" in line
+    ]
+    assert len(lines) == len(frame) == 8
+    first = frame[(frame.idx_rep == 1) & (frame.step == 5)].iloc[0]
+    for part in (
+        "repetition 2: step 5 of 10,",
+        f"val_loss {first.value:.4f}, target 2 (+{first.value - 2:.4f})",
+        f"{first.tokens_per_second:,.0f} tokens/s, at most 0 s left",
+    ):
+        assert part in lines[5]
+
+
+def test_evaluations_are_in_a_file_while_the_run_trains(
+        run, monkeypatch, tmp_path):
+    """What is there at the last step has all evaluations before it."""
+    read = []
+    step = Trainer.train_step
+
+    def reading_step(trainer, inputs, targets):
+        if trainer.step == 9:
+            path, = tmp_path.rglob("evaluations.csv")
+            read.append(pd.read_csv(path))
+        step(trainer, inputs, targets)
+
+    monkeypatch.setattr(Trainer, "train_step", reading_step)
+    frame = run({"Adam": {}}, {"log": "csv"})
+    assert read[0].step.tolist() == [0, 5, 9]
+    path, = tmp_path.rglob("evaluations.csv")
+    whole = pd.read_csv(path)
+    for name in ("step", "value", "train_loss", "time", "tokens_per_second"):
+        assert whole[name].tolist() == frame[name].tolist()
 
 
 def test_results_describe_the_run(run):
@@ -264,7 +346,7 @@ def test_bfloat16_follows_float32(run):
     solver = {"num_steps": 200, "warmup_steps": 20, "learning_rate": 3e-3}
     losses = {
         dtype: run(
-            {"Adam": solver},
+            {"AdamW": solver},
             {"dtype": dtype, "batch_size": 16, "eval_every": 20},
             {"train_tokens": 150_000},
         ).value

@@ -101,7 +101,7 @@ def test_a_gpt_beats_a_bigram_table_and_approaches_the_entropy(
         train_tokens=500_000, val_tokens=20_000,
     )
     frame = run(
-        {"Adam": {"num_steps": 400, "warmup_steps": 20, "cooldown": 0.5,
+        {"AdamW": {"num_steps": 400, "warmup_steps": 20, "cooldown": 0.5,
                   "schedule": "linear"}},
         dict(n_layer=2, n_head=2, n_embd=64, context_length=64,
              batch_size=16, sequence_length=64, val_tokens=6400,

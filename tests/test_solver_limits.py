@@ -6,6 +6,8 @@ import torch
 from solver_suite.references import REFERENCES, polar
 from solver_suite.toy import FACTORS, SHAPES, Toy, distance
 
+from benchmark_utils.optimizers.shampoo import inverse_fourth_roots
+
 SQUARE = SHAPES | {"hidden_matrices": [(8, 8)]}
 
 
@@ -20,7 +22,8 @@ def toy(bench):
             key: 0.0 for key in found.parameters if "weight_decay" in key
         }
         solver = found.get_instance(**(
-            {"num_steps": 20, "learning_rate": 0.01} | decay | parameters
+            {"num_steps": 20, "warmup_steps": 0, "learning_rate": 0.01}
+            | decay | parameters
         ))
         return Toy(solver, shapes, scale=scale)
 
@@ -37,20 +40,23 @@ def hidden_moves(toy, start):
 
 @pytest.mark.parametrize("first, second", [
     # Without averages, Adam is sign descent.
-    (("Adam", dict(beta1=0.0, beta2=0.0)), ("Signum", dict(momentum=0.0))),
+    (("AdamW", dict(beta1=0.0, beta2=0.0)), ("Signum", dict(momentum=0.0))),
     # The two averages of Lion are one.
     (("Lion", dict(beta1=0.9, beta2=0.9)), ("Signum", dict(momentum=0.9))),
     # Nothing to look ahead along.
     (("NAdam", dict(beta1=0.0, beta2=0.9)),
-     ("Adam", dict(beta1=0.0, beta2=0.9))),
+     ("AdamW", dict(beta1=0.0, beta2=0.9))),
     # No slow average.
-    (("AdEMAMix", dict(alpha=0.0)), ("Adam", dict(beta2=0.999))),
+    (("AdEMAMix", dict(alpha=0.0)), ("AdamW", dict(beta2=0.999))),
     # No correction of the gradient, none of it clipped.
     (("MARS", dict(gamma=0.0, beta1=0.9, beta2=0.95, aux_learning_rate=0.01,
-                   scale=0.01)), ("Adam", dict(scale=0.01))),
+                   scale=0.01)), ("AdamW", dict(scale=0.01))),
+    # ... at the gradients of a model of 124 M parameters too.
+    (("MARS", dict(gamma=0.0, beta1=0.9, beta2=0.95, aux_learning_rate=0.01,
+                   scale=3e-7)), ("AdamW", dict(scale=3e-7))),
     # The gradient is taken at the trained weights, not at their average.
     (("Schedule-free AdamW", dict(beta1=0.0, beta2=0.9)),
-     ("Adam", dict(beta1=0.0, beta2=0.9))),
+     ("AdamW", dict(beta1=0.0, beta2=0.9))),
     # By name, it is the same optimizer, with the same options.
     (("pytorch-optimizer", dict(optimizer="signsgd")), ("Signum", dict(
         momentum=0.9))),
@@ -139,7 +145,7 @@ def test_soap_in_the_basis_of_the_weights_is_adam(toy):
     """Diagonal gradients have the standard basis for eigenvectors. Its first
     gradient makes the basis and no step: Adam starts with the second."""
     soap = toy("SOAP", SQUARE, beta1=0.9, beta2=0.95)
-    adam = toy("Adam", SQUARE)
+    adam = toy("AdamW", SQUARE)
     spectrum = torch.arange(1.0, 9.0, dtype=torch.float64)
     for t in range(4):
         gradients = soap.gradients(t)
@@ -193,6 +199,41 @@ def test_a_hyperball_needs_weights_to_start_from(toy):
         ball.solver.get_optimizer(ball.roles)
 
 
+def test_a_hyperball_keeps_its_rate_when_a_step_fails(toy):
+    """The optimizer that it holds steps at another rate, which is undone."""
+    ball = toy("AdamH")
+    for p in ball.parameters:
+        p.grad = torch.ones_like(p)
+    hidden, _ = ball.optimizer.optimizers
+    hidden.base.step = None
+    with pytest.raises(TypeError):
+        ball.optimizer.step()
+    assert hidden.param_groups[0]["lr"] == 0.01
+
+
+def test_roots_of_matrices_together_are_those_of_each():
+    """To the bit; one that isn't finite keeps the root it has, and doesn't
+    touch the others'."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = [
+        a @ a.T for a in torch.randn(3, 6, 6, generator=generator)
+    ]
+    matrices[1][2, 2] = torch.inf
+    alone = [torch.eye(6) for _ in matrices]
+    for matrix, out in zip(matrices, alone):
+        inverse_fourth_roots([matrix], [out])
+    together = [torch.eye(6) for _ in matrices]
+    inverse_fourth_roots(matrices, together)
+    assert distance(together, alone) == 0
+    assert torch.equal(together[1], torch.eye(6))
+    for i in (0, 2):
+        fourth = torch.linalg.matrix_power(together[i].double(), 4)
+        torch.testing.assert_close(
+            fourth @ matrices[i].double(), torch.eye(6).double(),
+            rtol=0, atol=0.02,
+        )
+
+
 def test_schedule_free_evaluates_the_average(toy):
     """Evaluation shows x; training goes on from y as if it had not."""
     free = toy("Schedule-free AdamW").run(4)
@@ -210,6 +251,31 @@ def test_schedule_free_evaluates_the_average(toy):
     assert distance(evaluated, expected) < 1e-9
     assert distance(free.weights(), trained) < 1e-12
     assert distance(evaluated, trained) > 1e-3
+
+
+def test_adopt_by_name_differs_from_its_paper_as_documented(toy):
+    """It clips at the fourth root of the step's number, the first gradient
+    counted, and decays the weights at the first gradient."""
+    adopt = toy("pytorch-optimizer", optimizer="adopt", weight_decay=0.1,
+                options={"betas": (0.9, 0.99)}).run(6)
+    expected = []
+    for role, w, gradients in zip(
+        [role for role in SHAPES for _ in SHAPES[role]], adopt.initial,
+        zip(*(adopt.gradients(t) for t in range(6))),
+    ):
+        decay = 0.0 if role == "gains_and_biases" else 0.1
+        v, m = gradients[0] ** 2, torch.zeros_like(w)
+        w = w * (1 - 0.01 * FACTORS[0] * decay)
+        for t in range(1, 6):
+            # The paper's limit is t ** 0.25.
+            limit = (t + 1) ** 0.25
+            step = gradients[t] / v.sqrt().clamp(min=1e-6)
+            m = 0.9 * m + 0.1 * step.clamp(-limit, limit)
+            w = w - 0.01 * FACTORS[t] * (m + decay * w)
+            v = 0.99 * v + 0.01 * gradients[t] ** 2
+        expected.append(w)
+    moved = distance(adopt.weights(), adopt.initial)
+    assert distance(adopt.weights(), expected) < 1e-7 * moved
 
 
 @pytest.mark.parametrize("parameters, message", [

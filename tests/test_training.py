@@ -215,7 +215,7 @@ def test_evaluation_is_the_mean_over_all_rows(
     loader = BatchLoader(shards, batch_size=10, sequence_length=16)
     if micro_rows:
         monkeypatch.setattr(
-            "benchmark_utils.training.evaluation.evaluation_rows",
+            sys.modules[evaluate.__module__], "evaluation_rows",
             lambda *_: micro_rows,
         )
     model = tiny_model()

@@ -25,7 +25,7 @@ sequence_length=16,batch_size=4,val_tokens=512,eval_every=4,device=cpu,\
 dtype=float32]
 fixed: {{num_steps: 4, warmup_steps: 1}}
 ranges:
-  Adam: {{learning_rate: [0.001, 0.1], weight_decay: [0.01, 1.0]}}
+  AdamW: {{learning_rate: [0.001, 0.1], weight_decay: [0.01, 1.0]}}
   SGD: {{learning_rate: [0.1, 1.0], momentum: 0.5}}
 """
 
@@ -72,16 +72,16 @@ def test_every_solver_had_the_same_budget_from_its_declared_ranges(problem):
 
 def test_the_mean_over_the_seeds_decides():
     rows = [
-        {"solver": "Adam", "trial": trial, "learning_rate": rate,
+        {"solver": "AdamW", "trial": trial, "learning_rate": rate,
          "weight_decay": "", "val_loss": loss}
         for trial, rate, loss in [
             ("0", "0.1", "2.0"), ("1", "0.2", "inf"), ("2", "0.3", "1.0"),
             ("3", "0.4", "3.0"), ("2", "0.3", "inf"), ("0", "0.1", "2.5"),
         ]
     ]
-    assert tune.finalists(rows, "Adam", 3) == [2, 0, 3]
+    assert tune.finalists(rows, "AdamW", 3) == [2, 0, 3]
     # A divergent seed counts; a trial with one seed can't win any more.
-    assert tune.best(rows, "Adam") == {"learning_rate": 0.1}
+    assert tune.best(rows, "AdamW") == {"learning_rate": 0.1}
 
 
 def test_a_trial_that_stops_at_its_target_is_refused(bench, tmp_path):
@@ -90,13 +90,13 @@ def test_a_trial_that_stops_at_its_target_is_refused(bench, tmp_path):
     protocol.write_text(SMALL.format(ledger="unused"))
     protocol = tune.read_protocol(protocol)["tiny"]
     setting = {"learning_rate": 0.1, "weight_decay": 0.1}
-    loss, _ = tune.run_trial(bench, "Adam", protocol, setting, seed=7)
+    loss, _ = tune.run_trial(bench, "AdamW", protocol, setting, seed=7)
     assert 3 < loss < 6
     protocol["objective"] = protocol["objective"].replace(
         "dtype", "target=5.9,dtype"
     )
-    with pytest.raises(ValueError, match="Adam reached the target"):
-        tune.run_trial(bench, "Adam", protocol, setting, seed=7)
+    with pytest.raises(ValueError, match="AdamW reached the target"):
+        tune.run_trial(bench, "AdamW", protocol, setting, seed=7)
 
 
 def test_ranges_are_equally_wide():

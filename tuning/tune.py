@@ -64,13 +64,22 @@ def split_ranges(ranges):
     return tuned, {k: v for k, v in ranges.items() if k not in tuned}
 
 
+def parameter_names(component):
+    """Names of a component's parameters; benchopt has coupled ones as "a, b".
+    """
+    return [
+        name.strip() for names in component.parameters
+        for name in names.split(",")
+    ]
+
+
 def selector(benchmark, solver, protocol, setting):
     """The solver with a setting, as benchopt's command line names it."""
     known, = benchmark.check_solver_patterns([solver], class_only=True)
     _, own = split_ranges(protocol["ranges"][solver])
     parameters = {
         name: value for name, value in (protocol["fixed"] | own).items()
-        if name in known.parameters
+        if name in parameter_names(known)
     } | setting
     options = ",".join(f"{k}={v}" for k, v in parameters.items())
     return f"{solver}[{options}]"

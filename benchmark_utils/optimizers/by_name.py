@@ -2,7 +2,8 @@
 import difflib
 import inspect
 
-# The package's Kron can't do without: see solvers/psgd_kron.py.
+# Kron needs opt_einsum, though the package doesn't require it: see
+# solvers/psgd_kron.py.
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
 
@@ -19,14 +20,14 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
     roles : dict of str to list of nn.Parameter
     learning_rate : float
     weight_decay : float
-        Of matrices and embeddings; decoupled where the optimizer can do that.
+        Decay of matrices and embeddings; decoupled where the optimizer can do
+        that.
     options : dict or None
         Further arguments of its constructor.
 
     Returns
     -------
     optimizer : torch.optim.Optimizer
-        In training mode, where it has modes.
 
     Raises
     ------
@@ -42,12 +43,9 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
     groups = [
         group | {"use_muon": use_muon}
         for part, use_muon in [(empty | matrices, True), (rest, False)]
-        for group in decay_groups(part, weight_decay) if group["params"]
+        for group in decay_groups(part, weight_decay)
     ]
-    optimizer = optimizer_class(groups, lr=learning_rate, **options)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    return optimizer
+    return optimizer_class(groups, lr=learning_rate, **options)
 
 
 def find_optimizer(name):

@@ -47,27 +47,6 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     return 0.5 * (1 - math.cos(math.pi * remaining))
 
 
-def check_schedule(num_steps, warmup_steps, schedule, cooldown):
-    """Raise ``ValueError`` naming the parameter that makes no sense."""
-    if type(num_steps) is not int or num_steps < 1:
-        raise ValueError(
-            f"num_steps={num_steps!r} must be a whole number, at least 1."
-        )
-    if schedule not in SCHEDULES:
-        raise ValueError(
-            f"schedule={schedule!r} is not one of {', '.join(SCHEDULES)}."
-        )
-    if not 0 <= cooldown <= 1:
-        raise ValueError(
-            f"cooldown={cooldown} is a share of the horizon, from 0 to 1."
-        )
-    if type(warmup_steps) is not int or not 0 <= warmup_steps <= num_steps:
-        raise ValueError(
-            f"warmup_steps={warmup_steps!r} must be a whole number from 0 to "
-            f"num_steps={num_steps}."
-        )
-
-
 def evaluation_steps(num_steps, eval_every):
     """The steps after which a run is evaluated.
 

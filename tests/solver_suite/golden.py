@@ -42,7 +42,7 @@ def train_losses(solver_class, bench):
     return losses
 
 
-def where_losses_are_exact():
+def processor_and_versions():
     """All that losses depend on, to the last bit."""
     cpu = [platform.machine()]
     info = Path("/proc/cpuinfo")
@@ -89,7 +89,7 @@ def write_golden_losses(bench, solver_files):
         solver, = bench.check_solver_patterns([str(file)], class_only=True)
         here[file.stem] = train_losses(solver, bench)
     tables = read_golden_losses()
-    before = tables.get(where_losses_are_exact(), {})
+    before = tables.get(processor_and_versions(), {})
 
     def is_valid(stem, losses):
         if stem in before:
@@ -103,7 +103,7 @@ def write_golden_losses(bench, solver_files):
         } for where, table in tables.items()
     }
     lines = [HEADER]
-    for where, table in (kept | {where_losses_are_exact(): here}).items():
+    for where, table in (kept | {processor_and_versions(): here}).items():
         lines.append(f"on {where}")
         for stem, losses in table.items():
             lines.append(" ".join([stem, *map(repr, losses)]))

@@ -4,6 +4,11 @@
 prints which promises the solver keeps. ``--write-golden-losses`` records the
 losses of the solvers anew.
 """
+import ast
+import io
+import tokenize
+from pathlib import Path
+
 SUITE = "test_solvers.py"
 
 
@@ -25,6 +30,13 @@ def pytest_configure(config):
     )
 
 
+def pytest_ignore_collect(collection_path, config):
+    """With a solver, only the suite is imported."""
+    name = collection_path.name
+    if config.getoption("solver") and name.startswith("test_"):
+        return name != SUITE or None
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("solver"):
         chosen = [
@@ -38,18 +50,52 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if not config.getoption("solver"):
+    """One line for each promise, and the length of the file."""
+    file = config.getoption("solver")
+    if not file:
         return
-    terminalreporter.section(f"promises of {config.getoption('solver')}")
-    verdicts = [
-        ("passed", "kept"), ("failed", "BROKEN"), ("error", "BROKEN"),
-        ("skipped", "not tested"),
-    ]
-    for outcome, verdict in verdicts:
+    terminalreporter.section(f"promises of {file}")
+    promises = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            name = report.nodeid.rpartition("::")[2]
+            name = report.nodeid.rpartition("::")[2].partition("[")[0]
             promise = name.removeprefix("test_").replace("_", " ")
-            reason = ""
-            if outcome == "skipped":
-                reason = ": " + report.longrepr[2].removeprefix("Skipped: ")
-            terminalreporter.write_line(f"{verdict:>10}  {promise}{reason}")
+            promises.setdefault(promise, []).append((outcome, report))
+    for promise, reports in promises.items():
+        outcomes = [outcome for outcome, _ in reports]
+        broken = outcomes.count("failed") + outcomes.count("error")
+        if broken:
+            verdict, reason = "BROKEN", ""
+            if len(reports) > 1:
+                reason = f": {broken} of {len(reports)} tests"
+        elif "passed" in outcomes:
+            verdict, reason = "kept", ""
+        else:
+            _, report = reports[0]
+            verdict = "not tested"
+            reason = ": " + report.longrepr[2].removeprefix("Skipped: ")
+        terminalreporter.write_line(f"{verdict:>10}  {promise}{reason}")
+    if Path(file).is_file():
+        length = lines_of_code(Path(file).read_text())
+        terminalreporter.write_line(f"{'length':>10}  {length} lines of code")
+
+
+def lines_of_code(source):
+    """Number of lines without comments, docstrings and the `reference`."""
+    tree = ast.parse(source)
+    left_out = {
+        line for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        or getattr(node, "name", "") == "reference"
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    layout = {
+        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT,
+        tokenize.DEDENT, tokenize.ENDMARKER,
+    }
+    lines = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in layout
+    }
+    return len(lines - left_out)

@@ -1,11 +1,12 @@
-"""What each solver's first steps are, stated independently of its code.
+"""The first steps of each solver, stated independently of its code.
 
 Each statement is the paper's formula in float64, for one parameter:
 
     reference(solver, role, weight, gradients, factors) -> weight
 
 ``solver`` holds the hyper-parameters, ``factors`` the factor of the learning
-rate at each step.
+rate at each step. Where the authors' code has an epsilon that the paper
+leaves open, it is theirs.
 """
 import math
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 
 
-def adamw(w, gradients, factors, lr, beta1, beta2, weight_decay):
+def adamw(w, gradients, factors, lr, beta1, beta2, weight_decay, eps=1e-8):
     """Algorithm 2 of Loshchilov and Hutter."""
     m, v = torch.zeros_like(w), torch.zeros_like(w)
     for t, (g, factor) in enumerate(zip(gradients, factors), 1):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
-        step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + 1e-8)
+        step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
         w = w - lr * factor * (step + weight_decay * w)
     return w
 
@@ -40,9 +41,9 @@ def auxiliary(statement):
     return reference
 
 
-def adam(h, role, w, gradients, factors):
+def adamw_of_llm_c(h, role, w, gradients, factors):
     return adamw(w, gradients, factors, h.learning_rate, h.beta1, h.beta2,
-                 decay_of(h, role))
+                 decay_of(h, role), h.eps)
 
 
 def sgd(h, role, w, gradients, factors):
@@ -134,7 +135,7 @@ def ademamix(h, role, w, gradients, factors):
 def mars(h, role, w, gradients, factors):
     if role == "gains_and_biases":
         return adamw(w, gradients, factors, h.aux_learning_rate, h.aux_beta1,
-                     h.aux_beta2, 0.0)
+                     h.aux_beta2, h.aux_weight_decay)
     last, corrected = torch.zeros_like(w), []
     for g in gradients:
         c = g + h.gamma * h.beta1 / (1 - h.beta1) * (g - last)
@@ -204,17 +205,21 @@ def soap(h, w, gradients, factors):
         if t:
             m = h.beta1 * m + (1 - h.beta1) * g
             v = h.beta2 * v + (1 - h.beta2) * (ql.T @ g @ qr)**2
-            step = (ql.T @ m @ qr) / (1 - h.beta1**t) / (
-                (v / (1 - h.beta2**t)).sqrt() + 1e-8
-            )
+            # Their epsilon is added before the bias is corrected.
+            step = (ql.T @ m @ qr) / (v.sqrt() + 1e-8)
+            step = step * math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t)
             rate = h.learning_rate * factor
             w = (w - rate * ql @ step @ qr.T) * (1 - rate * h.weight_decay)
         left = h.beta2 * left + (1 - h.beta2) * (g @ g.T)
         right = h.beta2 * right + (1 - h.beta2) * (g.T @ g)
         if t == 0:
             # One gradient has a null space, in which any basis would do:
-            # this is the one that the same eigensolver finds.
-            ql, qr = (torch.linalg.eigh(s)[1].flip(1) for s in (left, right))
+            # this is the one that the same eigensolver finds of the same
+            # matrix, to which their code adds 1e-30.
+            ql, qr = (
+                torch.linalg.eigh(s + 1e-30 * torch.eye(len(s)).double())
+                .eigenvectors.flip(1) for s in (left, right)
+            )
         elif t % h.precondition_frequency == 0:
             ql, order = power_step(left, ql)
             v = v[order]
@@ -242,7 +247,7 @@ def shampoo(h, w, gradients, factors):
             roots = [inverse_fourth_root(s) for s in (left, right)]
         step = roots[0] @ m @ roots[1]
         adam = (m / (1 - h.beta1**t)) / (
-            np.sqrt(v / (1 - h.beta2**t)) + 1e-8
+            np.sqrt(v / (1 - h.beta2**t)) + h.eps
         )
         step *= np.linalg.norm(adam) / np.linalg.norm(step)
         rate = h.learning_rate * factor
@@ -292,7 +297,8 @@ def scion(h, role, w, gradients, factors):
         d = (1 - h.momentum) * d + h.momentum * g
         rate = h.learning_rate * factor
         if role == "gains_and_biases":
-            w = w - rate * h.vector_radius * d / rms(d)
+            # The authors' code adds this epsilon.
+            w = w - rate * h.vector_radius * d / (rms(d) + 1e-8)
         elif role == "hidden_matrices":
             step = math.sqrt(w.shape[0] / w.shape[1]) * muon_polynomial(d)
             w = (1 - rate) * w - rate * h.hidden_radius * step
@@ -325,7 +331,7 @@ def adamh(h, w, gradients, factors):
         m = h.beta1 * m + (1 - h.beta1) * g
         v = h.beta2 * v + (1 - h.beta2) * g**2
         updates.append(
-            (m / (1 - h.beta1**t)) / ((v / (1 - h.beta2**t)).sqrt() + 1e-8)
+            (m / (1 - h.beta1**t)) / ((v / (1 - h.beta2**t)).sqrt() + h.eps)
         )
     return hyperball(h, w, updates, factors)
 
@@ -354,7 +360,8 @@ def by_name(h, role, w, gradients, factors):
 
 
 REFERENCES = {
-    "adafactor": adafactor, "adam": adam, "adamh": auxiliary(adamh),
+    "adafactor": adafactor, "adamh": auxiliary(adamh),
+    "adamw": adamw_of_llm_c,
     "ademamix": ademamix, "by_name": by_name,
     "lion": lion, "mars": mars, "muon": auxiliary(muon),
     "muonh": auxiliary(muonh), "nadam": nadam,
@@ -362,4 +369,19 @@ REFERENCES = {
     "schedule_free": schedule_free, "scion": scion, "sgd": sgd,
     "shampoo": auxiliary(shampoo), "signum": signum,
     "soap": auxiliary(soap),
+}
+
+# How near the first steps come to the reference, relative to their length,
+# where that is more than some scalar in float32.
+TOLERANCES = {
+    # Bases and preconditioners are computed in float32.
+    "soap": 1e-5, "psgd_kron": 1e-6,
+    # Matrices are orthogonalised in bfloat16, which rounds to 4e-3.
+    "muon": 8e-3, "muonh": 8e-3, "normuon": 8e-3, "scion": 3e-2,
+}
+# Other values of hyper-parameters that have no number near their own.
+PERTURBATIONS = {
+    # torch takes none below 1.
+    "adafactor": {"clipping_threshold": 1.1},
+    "by_name": {"optimizer": "lion", "options": {"eps": 1e-2}},
 }

@@ -1,6 +1,8 @@
 """Parameters, gradients and steps on which a solver's optimizer is tested."""
 import torch
 
+from benchmark_utils.optimizers.groups import check_optimizer
+
 # Wide, tall and square matrices, and vectors.
 SHAPES = {
     "hidden_matrices": [(6, 10), (10, 6), (8, 8)],
@@ -22,7 +24,7 @@ class Toy:
     shapes : dict of str to list of tuple
     dtype : torch.dtype
     scale : float
-        Of the gradients.
+        RMS of the gradients.
     """
 
     def __init__(self, solver, shapes=SHAPES, dtype=torch.float64, scale=1.0):
@@ -42,6 +44,7 @@ class Toy:
         torch.manual_seed(0)
         self.solver = solver
         self.optimizer = solver.get_optimizer(self.roles)
+        check_optimizer(self.optimizer)
         if hasattr(self.optimizer, "train"):
             self.optimizer.train()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -88,7 +91,7 @@ def distance(first, second):
 
 
 def relative_error(weights, expected, initial):
-    """Of each parameter: the error, relative to how far it was to move."""
+    """The error of each parameter, relative to how far it was to move."""
     return [
         ((w - e).norm() / (e - i).norm()).item()
         for w, e, i in zip(weights, expected, initial)

@@ -1,0 +1,112 @@
+"""Errors that are read without scrolling.
+
+An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
+itself raises, is one sentence that says all; its traceback is shown where
+somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
+that ended otherwise than its user may think, has to say is said once more when
+the command ends, below everything else.
+"""
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import os
+import secrets
+import tempfile
+import traceback
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+# The environment variable that tells the worker processes of a command in
+# which file to leave what is said when it ends.
+NOTES = "BENCHMARK_NANOGPT_NOTES"
+
+
+class UserError(click.ClickException, ValueError, OSError):
+    """A sentence for the user. benchopt's command line, which is click's,
+    prints it alone; to Python code it is the error that it stands for."""
+
+
+def readable(method):
+    """Decorator of a component's method: errors of the user's that leave it
+    are a ``UserError``, and have no traceback but the caller's."""
+    @functools.wraps(method)
+    def wrapper(self, *args, **kwargs):
+        open_notes()
+        try:
+            return method(self, *args, **kwargs)
+        except (ValueError, OSError) as error:
+            if is_debugging(self) or not is_ours(error):
+                raise
+            raise UserError(str(error)) from None
+
+    return wrapper
+
+
+def noted(method):
+    """Decorator of a solver's method: ``readable``, and whatever it fails
+    with is said again when the command ends."""
+    @functools.wraps(method)
+    def wrapper(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            note(self, f"failed: {error or type(error).__name__}")
+            raise
+
+    return readable(wrapper)
+
+
+def is_debugging(component):
+    context = getattr(component, "_run_context", None)
+    return getattr(context, "pdb", False) or (
+        os.environ.get("BENCHOPT_DEBUG", "").lower()
+        in ("1", "true", "yes", "on")
+    )
+
+
+def is_ours(error):
+    """Whether the benchmark's code raised it, not a library that it uses."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    file = Path(frame.f_code.co_filename).resolve()
+    return ROOT in file.parents and "site-packages" not in file.parts
+
+
+@functools.cache
+def open_notes():
+    """Have what is noted printed when this command ends.
+
+    A worker process of joblib's leaves that to the process of the command.
+    """
+    if multiprocessing.current_process().name == "MainProcess":
+        name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
+        os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        atexit.register(print_notes)
+
+
+def note(run, sentence):
+    """Say something about a run when the command ends.
+
+    Parameters
+    ----------
+    run : object
+        Its str is the run's name.
+    sentence : str
+    """
+    text = "\n  ".join(["", *str(sentence).splitlines()])
+    with contextlib.suppress(KeyError, OSError):
+        with open(os.environ[NOTES], "a") as file:
+            # One write, so that those of several processes don't mix.
+            file.write(f"{run}:{text}\0")
+
+
+def print_notes():
+    """Print each note once, and delete them."""
+    path = Path(os.environ[NOTES])
+    with contextlib.suppress(FileNotFoundError):
+        notes = path.read_text().split("\0")[:-1]
+        path.unlink()
+        print("\nMind these runs:")
+        print("\n".join(dict.fromkeys(notes)), flush=True)

@@ -1,0 +1,267 @@
+"""The pictures of ``plots/`` as PDF and PNG, at the width of a column.
+
+    python -m benchmark_utils.report --figures FOLDER
+"""
+import re
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from benchmark_utils.results.curves import (
+    AXES, highest_loss, in_order, median_curves, seed_curves, share_reached
+)
+from benchmark_utils.results.problems import describe, outcome, problem_names
+from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.sweeps import (
+    at_the_edge, equal_times, logarithmic, sweep, swept_parameters
+)
+from benchmark_utils.results.table import one_problem, runs
+from benchmark_utils.results.verdict import verdict
+
+# Inches; a column of most two-column papers is 3.3 to 3.5 wide.
+WIDTH, HEIGHT, ROW = 3.4, 2.5, 0.13
+SETTINGS = {
+    "font.size": 7, "figure.titlesize": 7, "legend.fontsize": 5.5,
+    "lines.linewidth": 1, "lines.markersize": 3, "axes.grid": True,
+    "grid.linewidth": 0.3, "grid.color": "0.8", "pdf.fonttype": 42,
+}
+GREY = "0.5"
+MARKERS = "osD^vPXphd<>*H8"
+COLORS = matplotlib.colormaps["tab20"].colors
+COLORS = COLORS[::2] + COLORS[1::2]
+MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
+
+
+def save_figures(evaluations, folder, baseline=None):
+    """Draw every picture of every problem.
+
+    Parameters
+    ----------
+    evaluations : DataFrame
+        See ``table.read``.
+    folder : path
+        Made if it isn't there. Files of the same names are replaced.
+    baseline : str or None
+        See ``comparison.choose_baseline``.
+
+    Returns
+    -------
+    paths : list of Path
+        ``PICTURE.pdf`` and ``PICTURE.png``, in a folder for each problem if
+        there are several.
+    """
+    names = problem_names(evaluations)
+    paths = []
+    for number, (name, problem) in enumerate(names.items(), start=1):
+        place = Path(folder)
+        if len(names) > 1:
+            # The number keeps apart what differs in other characters.
+            place /= f"{number}_{re.sub(r'[^0-9A-Za-z=.-]+', '_', name)}"
+        place.mkdir(parents=True, exist_ok=True)
+        rows = one_problem(evaluations, *problem)
+        with matplotlib.rc_context(SETTINGS):
+            for picture, figure in _figures(rows, name, baseline):
+                for suffix in ["pdf", "png"]:
+                    paths.append(place / f"{picture}.{suffix}")
+                    figure.savefig(paths[-1], dpi=300)
+    return paths
+
+
+def _figures(evaluations, name, baseline):
+    """Pairs of the name of a picture and the picture."""
+    table = runs(evaluations)
+    labels = table["label"].unique()
+    styles = {
+        label: {
+            "color": COLORS[index % len(COLORS)],
+            "marker": MARKERS[index % len(MARKERS)],
+        } for index, label in enumerate(labels)
+    }
+    subtitle = describe(evaluations, name)
+    for axis in AXES:
+        yield f"loss_against_{axis}", _losses(
+            evaluations, axis, styles, subtitle
+        )
+        yield f"loss_against_{axis}_near_target", _losses(
+            evaluations, axis, styles, subtitle, near_target=True
+        )
+    yield "steps_to_target", _steps_to_target(table, styles, subtitle)
+    yield "steps_saved", _steps_saved(verdict(table, baseline), subtitle)
+    yield "speed", _speed(table, styles, subtitle)
+    for parameter in swept_parameters(table):
+        for measure in MEASURES:
+            yield f"{measure}_against_{parameter}", _sweep(
+                table, parameter, measure, subtitle
+            )
+
+
+def _losses(evaluations, axis, styles, subtitle, near_target=False):
+    """Medians and ranges of whole runs, or every seed near the target."""
+    highest = highest_loss(evaluations, near_target)
+    names = outcome(runs(evaluations))
+    compute = seed_curves if near_target else median_curves
+    curves = compute(evaluations, axis, highest)
+    figure, axes = _start(
+        f"Validation loss, {'every seed' if near_target else 'median'}",
+        subtitle, "training seconds" if axis == "seconds" else axis,
+        "validation loss (nats per token)",
+    )
+    target = evaluations["target"].iloc[0]
+    if axis == "tokens":
+        axes.xaxis.set_major_formatter(EngFormatter())
+    axes.axhline(target, color=GREY, label=f"target {target:.4g}", zorder=1)
+    for label, curve in in_order(curves, names):
+        style = styles[label]
+        if not near_target:
+            axes.plot(
+                curve["x"], curve["val_loss"], **style, label=names[label],
+                markevery=max(1, len(curve) // 8),
+            )
+            axes.fill_between(
+                curve["x"], curve["low"], curve["high"],
+                color=style["color"], alpha=0.3, linewidth=0,
+            )
+            continue
+        text = names[label]
+        for _, seed in curve.groupby(["base_seed", "repetition"]):
+            axes.plot(
+                seed["x"], seed["val_loss"], **style, label=text,
+                markevery=[-1],
+            )
+            text = None
+    return _finish(figure, axes)
+
+
+def _steps_to_target(table, styles, subtitle):
+    curves, censored = share_reached(table)
+    names = outcome(table)
+    figure, axes = _start(
+        "Share of runs at the target (tick: ended before)", subtitle, "steps",
+        "share of runs at the target",
+    )
+    for label, curve in curves.groupby("label", sort=False):
+        style = styles[label]
+        rises = np.flatnonzero(curve["share"].diff() > 0)
+        axes.plot(
+            curve["steps"], curve["share"], **style, label=names[label],
+            markevery=list(rises),
+        )
+        ticks = censored[censored["label"] == label]
+        axes.plot(
+            ticks["steps"], ticks["share"], "|", color=style["color"],
+            markersize=7,
+        )
+    axes.set_ylim(-0.03, 1.03)
+    return _finish(figure, axes)
+
+
+def _steps_saved(found, subtitle):
+    saved, without = steps_saved(found)
+    title = "\n".join(filter(None, [
+        f"Steps saved against {found.baseline}, 95 % intervals",
+        about_the_missing(without),
+    ]))
+    figure, axes = _start(title, subtitle, "steps saved (%)", "")
+    figure.set_figheight(1.1 + ROW * 1.1 * len(saved))
+    places = np.arange(len(saved))[::-1]
+    axes.errorbar(
+        saved["saved"], places,
+        xerr=[saved["saved"] - saved["low"], saved["high"] - saved["saved"]],
+        fmt="s", color="black", markersize=3, capsize=2, linewidth=1,
+    )
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    axes.set_yticks(places, saved["label"])
+    axes.set_ylim(-0.6, len(saved) - 0.4)
+    if len(saved) == 1:
+        axes.set_xlim(-10, 10)
+    return figure
+
+
+def _sweep(table, parameter, measure, subtitle):
+    points = at_the_edge(sweep(table, parameter, measure))
+    figure, axes = _start(
+        f"{MEASURES[measure].capitalize()} against {parameter}\n"
+        "(star: best; cross: diverged or never there)",
+        subtitle, parameter, MEASURES[measure],
+    )
+    if logarithmic(table, parameter):
+        axes.set_xscale("log")
+    for index, (label, rows) in enumerate(points.groupby("label")):
+        color = COLORS[index % len(COLORS)]
+        inside = rows[np.isfinite(rows["median"])]
+        edge = rows[np.isinf(rows["median"])]
+        best = rows[rows["best"]]
+        axes.plot(
+            inside["value"], inside["y"], "o-", color=color, label=label
+        )
+        axes.fill_between(
+            inside["value"], inside["low"], inside["high"], color=color,
+            alpha=0.3, linewidth=0,
+        )
+        axes.plot(edge["value"], edge["y"], "x", color=color, markersize=5)
+        axes.plot(
+            best["value"], best["y"], "*", color=color, markersize=9,
+            markeredgecolor="black", markeredgewidth=0.5,
+        )
+    return _finish(figure, axes)
+
+
+def _speed(table, styles, subtitle):
+    figure, axes = _start(
+        "Speed against efficiency (grey: equal time)", subtitle,
+        "steps to target", "ms per step",
+    )
+    for seconds, line in equal_times(table).groupby("seconds"):
+        axes.plot(line["steps"], line["ms_per_step"], color="0.7", zorder=1)
+        axes.annotate(
+            f"{seconds:g} s", line[["steps", "ms_per_step"]].iloc[-1],
+            color=GREY, fontsize=6, ha="right", va="bottom",
+        )
+    for label, rows in table.groupby("label", sort=False):
+        reached = rows[rows["reached"]]
+        if len(reached):
+            axes.plot(
+                reached["steps_to_target"], reached["ms_per_step"],
+                linestyle="", **styles[label],
+                label=f"{label} ({len(reached)} of {len(rows)})",
+            )
+    return _finish(figure, axes)
+
+
+def _start(title, subtitle, xlabel, ylabel):
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle("\n".join(
+        textwrap.fill(line, 62)
+        for line in f"{title}\n{subtitle}".splitlines()
+    ))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _finish(figure, axes):
+    """Add the legend below the axes, and the height that it takes."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        axes.text(
+            0.5, 0.5, "no run reached the target", ha="center", va="center",
+            transform=axes.transAxes,
+        )
+        return figure
+    # As many as fit: in this type, some 74 characters do, and a line with
+    # its marker takes the place of six.
+    columns = max(1, min(4, 74 // (max(map(len, labels)) + 6)))
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(HEIGHT + ROW * rows)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns,
+        frameon=False, columnspacing=1, handlelength=1.5,
+    )
+    return figure

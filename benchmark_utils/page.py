@@ -1,0 +1,72 @@
+"""benchopt's page of results, without anything from the network.
+
+The page that ``benchopt run`` writes loads plotly and its tables from the
+network: without one, or behind a firewall, it stays empty. Here its scripts
+are put into the file, plotly as the package ``plotly`` has it (benchopt
+depends on it).
+"""
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from plotly.offline import get_plotlyjs
+
+from benchmark_utils.results.table import ResultsError
+
+FOLDER = Path(__file__).parent
+MARK = "<!-- This page loads nothing from the network. -->"
+PLOTLY = re.compile(r'<script src="https://cdn\.plot\.ly/[^"]*"></script>')
+# The tables, the animation of the brand and fonts.
+OTHERS = re.compile(
+    r'<script src="https://[^"]*"></script>|<link [^>]*"https://[^>]*>'
+)
+
+
+def page_of(results, outputs):
+    """The page that benchopt writes for a file of results, in the folder of
+    outputs."""
+    # benchopt quotes the name as an address.
+    return Path(outputs) / quote(f"benchmark_nanogpt_{results.stem}.html")
+
+
+def carry_scripts(page):
+    """Put into a page of results what it would load from the network.
+
+    Parameters
+    ----------
+    page : path
+        As ``benchopt run`` or ``benchopt plot`` wrote it. It is replaced; one
+        that carries its scripts already stays as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+    ResultsError
+        If it is no such page.
+    """
+    page = Path(page)
+    if not page.exists():
+        raise FileNotFoundError(
+            f"There is no page {page}. `benchopt plot . -f FILE.parquet "
+            "--no-display` writes it."
+        )
+    html = page.read_text(encoding="utf-8")
+    if MARK in html:
+        return
+    if not PLOTLY.search(html):
+        raise ResultsError(
+            f"{page} is not a page of results as benchopt 1.10 writes it: it "
+            "does not load plotly."
+        )
+    scripts = (
+        f"{MARK}\n<script>{get_plotlyjs()}</script>\n"
+        f"<script>{(FOLDER / 'page.js').read_text()}</script>\n"
+        f"<style>{(FOLDER / 'page.css').read_text()}</style>"
+    )
+    # In parts: plotly's source has addresses of its own.
+    before, after = PLOTLY.split(html, maxsplit=1)
+    html = OTHERS.sub("", before) + scripts + OTHERS.sub("", after)
+    part = page.with_name(page.name + ".part")
+    part.write_text(html, encoding="utf-8")
+    os.replace(part, page)

@@ -1,0 +1,112 @@
+"""The progress of a run: on a terminal, in a log, and in a file.
+
+On a terminal it is a bar, elsewhere a line per evaluation. The file, if one is
+asked for, has a row per evaluation, written while the run trains: what is to
+be followed live, or loaded into another tool, is read from there.
+"""
+import csv
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A context in which one run trains.
+
+    Parameters
+    ----------
+    solver : TrainingSolver
+        About to train with its ``trainer``.
+    csv_path : Path or None
+    """
+
+    def __init__(self, solver, csv_path=None):
+        self.name, self.num_steps = solver.name, solver.num_steps
+        self.repetition = getattr(solver._run_context, "repetition", 0)
+        self.evaluations = solver.evaluations
+        self._csv_path, self._file = csv_path, None
+        self._bar = tqdm(
+            total=self.num_steps, initial=solver.trainer.step, desc=self.name,
+            unit="step", leave=False, disable=None, mininterval=1.0,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()
+        if self._file:
+            self._file.close()
+
+    def step(self):
+        """Count one step."""
+        self._bar.update()
+
+    def evaluated(self, rows):
+        """Show an evaluation.
+
+        Parameters
+        ----------
+        rows : list of dict
+            benchopt's rows of the run so far.
+        """
+        values = [plain(row) for row in rows]
+        if self._csv_path:
+            self._write(values)
+        last = values[-1]
+        losses = (
+            f"val_loss {last['value']:.4f}, target {last['target']:.4g} "
+            f"({last['value'] - last['target']:+.4f})"
+        )
+        if not self._bar.disable:
+            self._bar.set_postfix_str(
+                f"train_loss {last['train_loss']:.4f}, {losses}"
+            )
+            return
+        print(
+            f"\n{self.name}, repetition {self.repetition + 1}: step "
+            f"{last['step']} of {self.num_steps}, {losses}, "
+            f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}",
+            flush=True,
+        )
+
+    def _left(self, last):
+        """Time to the horizon, evaluations included, in words."""
+        if last["step"] == 0:
+            return ""
+        seconds = (self.num_steps - last["step"]) * (
+            last["time"] / last["step"]
+        ) + last["eval_seconds"] * sum(
+            step > last["step"] for step in self.evaluations
+        )
+        return f", at most {in_words(seconds)} left"
+
+    def _write(self, values):
+        """Append the last row; first, all rows that there are."""
+        new = values[-1:]
+        if self._file is None:
+            self._file = self._csv_path.open("w", newline="")
+            self._csv = csv.DictWriter(
+                self._file, list(values[-1]), extrasaction="ignore",
+                lineterminator="\n",
+            )
+            self._csv.writeheader()
+            new = values
+        self._csv.writerows(new)
+        self._file.flush()
+
+
+def plain(row):
+    """What was measured of a row of benchopt's: dict by plain names."""
+    return {"time": row["time"]} | {
+        name.removeprefix("objective_"): value for name, value in row.items()
+        if name.startswith("objective_") and name != "objective_name"
+    }
+
+
+def in_words(seconds):
+    """A duration with one unit: "40 s", "5 min", "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

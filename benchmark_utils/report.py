@@ -1,0 +1,124 @@
+"""The report: which solver needs how many steps, and whether that is a
+difference.
+
+    python -m benchmark_utils.report
+    python -m benchmark_utils.report outputs/mine.parquet --baseline Muon
+    python -m benchmark_utils.report --figures figures --html
+
+docs/evidence.rst says how to read it.
+"""
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from benchmark_utils.figures import save_figures
+from benchmark_utils.page import carry_scripts, page_of
+from benchmark_utils.results import table
+from benchmark_utils.results.formats import FORMATS
+from benchmark_utils.results.verdict import verdict
+
+OUTPUTS = Path(__file__).parents[1] / "outputs"
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", table.RepeatedRuns)
+            files = options.files or [newest(OUTPUTS)]
+            evaluations = table.read(files)
+        verdicts = [
+            verdict(
+                table.runs(table.one_problem(evaluations, *problem)),
+                options.baseline,
+            )
+            for problem in table.problems(evaluations)
+        ]
+        for warning in caught:
+            print(warning.message, file=sys.stderr)
+        text = FORMATS[options.format](verdicts)
+        if options.output is None:
+            sys.stdout.reconfigure(errors="replace")
+            print(text, end="")
+        else:
+            write(options.output, text)
+        if options.figures is not None:
+            paths = save_figures(
+                evaluations, options.figures, options.baseline
+            )
+            print(f"{len(paths)} figures in {options.figures}")
+        if options.html:
+            for path in files:
+                page = page_of(path, OUTPUTS)
+                carry_scripts(page)
+                print(f"{page} needs no network")
+    except (OSError, table.ResultsError) as error:
+        raise SystemExit(" ".join(str(error).split())) from None
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark_utils.report",
+        description="A table and a verdict from files of results.",
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE",
+        help="parquet files of results; the newest in outputs/ without",
+    )
+    parser.add_argument(
+        "--baseline", metavar="SOLVER",
+        help="what the others are compared with, named as in the report; "
+        "AdamW or Adam if it is there, else the first by name",
+    )
+    parser.add_argument(
+        "--format", choices=list(FORMATS), default="text",
+        help="csv has all numbers, unrounded",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="file to write the report to, in place of the screen",
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER",
+        help="folder to leave every picture in, as PDF and as PNG",
+    )
+    parser.add_argument(
+        "--html", action="store_true",
+        help="put plotly into the page that benchopt wrote for each FILE, so "
+        "that its pictures show without a network",
+    )
+    return parser.parse_args(arguments)
+
+
+def newest(folder):
+    """The parquet file that was written last.
+
+    Raises
+    ------
+    FileNotFoundError
+    """
+    files = sorted(folder.glob("*.parquet"), key=os.path.getmtime)
+    if not files:
+        raise FileNotFoundError(
+            f"There are no results in {folder}: make some with `benchopt run "
+            ". --config configs/quickstart.yml`, or name a file."
+        )
+    return files[-1]
+
+
+def write(path, text):
+    """Write a file under a temporary name, then rename it: it is whole, or
+    not there."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"--output {path}: there is no folder {path.parent}."
+        )
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    main()

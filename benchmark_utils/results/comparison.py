@@ -1,0 +1,285 @@
+"""Comparisons: one row per solver, and each solver against a baseline.
+
+Which test is used follows from the design and from what was censored, never
+from the p-value: docs/evidence.rst says when and why.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from benchmark_utils.results import statistics, survival
+from benchmark_utils.results.conditions import comparable_seconds
+from benchmark_utils.results.statistics import Estimate
+from benchmark_utils.results.table import SEED, ResultsError
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
+# The solvers that are the baseline where none is named.
+BASELINES = ["AdamW", "Adam"]
+
+
+class Comparison(NamedTuple):
+    """A solver against the baseline.
+
+    ``ratio`` and ``seconds`` are ratios to the baseline of steps and of
+    seconds to the target, ``saved`` is the difference of mean steps up to
+    ``until``, ``loss`` that of final losses at step ``loss_step``; each nan
+    where the data don't carry it. ``p`` is that of ``test``, before and after
+    Holm's adjustment for all comparisons; ``sooner`` whether the solver is
+    the faster one by that test.
+    """
+    label: str
+    baseline: str
+    n: int
+    n_baseline: int
+    pairs: int
+    test: str = ""
+    p: float = math.nan
+    adjusted_p: float = math.nan
+    sooner: bool = False
+    ratio: Estimate = NOTHING
+    seeds_needed: float = math.nan
+    saved: Estimate = NOTHING
+    until: float = math.nan
+    seconds: Estimate = NOTHING
+    loss: Estimate = NOTHING
+    loss_step: float = math.nan
+    loss_adjusted_p: float = math.nan
+
+
+def summaries(runs):
+    """One row per solver, the fastest first.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        See ``table.runs``; those of one problem.
+
+    Returns
+    -------
+    summaries : DataFrame
+        ``label``, ``family``, ``n``, ``reached`` and ``diverged`` (numbers of
+        seeds), ``horizon`` (steps); ``mean`` and ``sd`` of steps to target,
+        nan where a seed is censored, ``median``, ``low`` and ``high`` by
+        Kaplan-Meier; ``tokens`` and ``seconds`` to target, means with nan in
+        the same places; ``val_loss`` and ``val_loss_sd`` at the end of the
+        runs, ``ms_per_step`` and ``peak_memory_mib``. An sd of one seed is
+        nan.
+    """
+    rows = []
+    for label, of_solver in runs.groupby("label", sort=False):
+        complete = of_solver["reached"].all()
+        steps = of_solver["steps_to_target"]
+        median = survival.median_to_target(*times_to_target(of_solver))
+        rows.append({
+            "label": label,
+            "family": of_solver["family"].iloc[0],
+            "n": len(of_solver),
+            "reached": int(of_solver["reached"].sum()),
+            "diverged": int(of_solver["diverged"].sum()),
+            "horizon": int(of_solver["num_steps"].max()),
+            "mean": steps.mean() if complete else math.nan,
+            "sd": steps.std() if complete else math.nan,
+            "median": median.value, "low": median.low, "high": median.high,
+            "tokens":
+                of_solver["tokens_to_target"].mean() if complete
+                else math.nan,
+            "seconds":
+                of_solver["seconds_to_target"].mean() if complete
+                else math.nan,
+            "val_loss": of_solver["val_loss"].mean(),
+            "val_loss_sd":
+                of_solver["val_loss"].std()
+                if np.isfinite(of_solver["val_loss"]).all() else math.nan,
+            "ms_per_step": of_solver["ms_per_step"].mean(),
+            "peak_memory_mib": of_solver["peak_memory_mib"].max(),
+        })
+    rows = pd.DataFrame(rows)
+    # Whoever gets there always comes before whoever gets there sometimes.
+    order = pd.DataFrame({
+        "missed": 1 - rows["reached"] / rows["n"],
+        "steps": rows["mean"].fillna(rows["median"]),
+        "val_loss": rows["val_loss"],
+    }).sort_values(["missed", "steps", "val_loss"], kind="stable").index
+    return rows.loc[order].reset_index(drop=True)
+
+
+def times_to_target(runs):
+    """Steps to the target, or trained to without; and which are which.
+
+    Returns
+    -------
+    times : array of float, shape (n,)
+    reached : array of bool, shape (n,)
+    """
+    reached = runs["reached"].to_numpy(dtype=bool)
+    times = np.where(reached, runs["steps_to_target"], runs["trained_to"])
+    return times.astype(float), reached
+
+
+def choose_baseline(summaries, name=None):
+    """The label of the baseline.
+
+    Parameters
+    ----------
+    summaries : DataFrame
+    name : str or None
+        A label, or a solver without parameters, of which the best setting is
+        taken; upper and lower case are the same. None is AdamW or Adam, or
+        the first by name if neither is there.
+
+    Raises
+    ------
+    ResultsError
+        If there is no such solver.
+    """
+    labels, families = (
+        summaries[column].str.casefold() for column in ("label", "family")
+    )
+    names = [name] if name is not None else BASELINES
+    for wanted in map(str.casefold, names):
+        for column in (labels, families):
+            if (column == wanted).any():
+                return summaries["label"][column == wanted].iloc[0]
+    if name is not None:
+        raise ResultsError(
+            f"baseline {name!r} is not in the results: take one of "
+            f"{', '.join(sorted(summaries['label']))}."
+        )
+    return min(summaries["label"], key=str.casefold)
+
+
+def comparisons(runs, order, baseline):
+    """Every other solver against the baseline.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        See ``table.runs``; those of one problem.
+    order : sequence of str
+        Labels of all solvers.
+    baseline : str
+        One of them.
+
+    Returns
+    -------
+    comparisons : dict of str to Comparison
+        By label, in the order given.
+    """
+    of = dict(iter(runs.groupby("label")))
+    others = [label for label in order if label != baseline]
+    found = [
+        compare(of[label], of[baseline], len(others)) for label in others
+    ]
+    steps = statistics.holm([each.p for each in found])
+    losses = statistics.holm([each.loss.p for each in found])
+    return {
+        each.label: each._replace(
+            adjusted_p=float(p), loss_adjusted_p=float(loss_p)
+        )
+        for each, p, loss_p in zip(found, steps, losses)
+    }
+
+
+def compare(a, b, among=1):
+    """Runs of one solver against those of the baseline: a ``Comparison``.
+
+    ``among`` is the number of comparisons, for which ``seeds_needed`` allows
+    by Bonferroni's rule.
+    """
+    paired_a, paired_b, paired = _by_seed(a, b)
+    result = Comparison(
+        a["label"].iloc[0], b["label"].iloc[0], len(a), len(b),
+        len(paired_a) if paired else 0,
+    )
+    result = _compare_losses(result, a, b, paired_a, paired_b, paired)
+    if a["reached"].all() and b["reached"].all():
+        return _compare_times(
+            result, a, b, paired_a, paired_b, paired, among
+        )
+    return _compare_censored(result, a, b, paired_a, paired_b, paired)
+
+
+def _by_seed(a, b):
+    """Both in the order of the seeds that they share, if one has all those
+    of the other; else as they are. And whether they are paired."""
+    a, b = a.set_index(SEED), b.set_index(SEED)
+    shared = a.index.intersection(b.index)
+    if len(shared) == min(len(a), len(b)):
+        return a.loc[shared], b.loc[shared], True
+    return a, b, False
+
+
+def _enough(*samples):
+    """A verdict takes three seeds: two give one degree of freedom."""
+    return min(map(len, samples)) >= 3
+
+
+def _compare_times(result, a, b, paired_a, paired_b, paired, among):
+    """All seeds got there: t-tests of logarithms."""
+    def ratio(column):
+        estimate = statistics.ratio(paired_a[column], paired_b[column], paired)
+        if _enough(paired_a, paired_b):
+            return estimate
+        return NOTHING._replace(value=estimate.value)
+
+    steps = ratio("steps_to_target")
+    result = result._replace(ratio=steps, sooner=steps.value < 1)
+    if not comparable_seconds(pd.concat([a, b])):
+        result = result._replace(seconds=ratio("seconds_to_target"))
+    if math.isnan(steps.p):
+        return result
+    logs = [
+        np.log(rows["steps_to_target"].to_numpy())
+        for rows in (paired_a, paired_b)
+    ]
+    sd = (
+        np.std(logs[0] - logs[1], ddof=1) if paired else
+        math.sqrt(np.mean([np.var(values, ddof=1) for values in logs]))
+    )
+    return result._replace(
+        test="paired t" if paired else "Welch's t", p=steps.p,
+        seeds_needed=statistics.seeds_needed(
+            math.log(steps.value), sd, paired, statistics.ALPHA / among
+        ),
+    )
+
+
+def _compare_censored(result, a, b, paired_a, paired_b, paired):
+    """Some seeds never got there: a log-rank test, and means up to the
+    smaller horizon if both solvers got there at all."""
+    test = survival.logrank(*times_to_target(a), *times_to_target(b))
+    if not math.isnan(test.p):
+        result = result._replace(
+            test="permuted log-rank" if test.exact else "log-rank", p=test.p
+        )
+    result = result._replace(sooner=test.z > 0)
+    both = pd.concat([a, b])
+    until = float(min(
+        both["num_steps"].min(), both["trained_to"][~both["reached"]].min()
+    ))
+    some = [(rows["steps_to_target"] <= until).any() for rows in (a, b)]
+    if not (all(some) and _enough(paired_a, paired_b)):
+        return result
+    return result._replace(until=until, saved=survival.restricted_difference(
+        paired_a["steps_to_target"], paired_b["steps_to_target"], until,
+        paired,
+    ))
+
+
+def _compare_losses(result, a, b, paired_a, paired_b, paired):
+    """Final losses, if all seeds were trained to one horizon."""
+    both = pd.concat([a, b])
+    steps = both["step"].unique()
+    if (
+        len(steps) > 1 or (both["step"] != both["num_steps"]).any()
+        or both["diverged"].any()
+    ):
+        return result
+    loss = statistics.difference(
+        paired_a["val_loss"], paired_b["val_loss"], paired
+    )
+    if not _enough(paired_a, paired_b):
+        loss = NOTHING._replace(value=loss.value)
+    return result._replace(loss=loss, loss_step=float(steps[0]))

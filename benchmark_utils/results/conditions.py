@@ -1,0 +1,152 @@
+"""Conditions of runs: what must be alike for steps and seconds to compare."""
+import math
+
+# What makes a machine, as benchopt and objective.py record it.
+MACHINE = [
+    "device", "world_size", "system-processor", "system-cpus",
+    "system-ram (GB)", "platform", "platform-architecture",
+    "platform-release",
+]
+# What a machine was told. These change seconds, and losses by rounding.
+SETTINGS = [
+    "dtype", "num_threads", "compiled", "micro_batch_size", "torch_version",
+    "version-cuda",
+]
+COMMAND = ["source", "run_date"]
+WORDS = {
+    "world_size": "ranks", "system-processor": "processor",
+    "system-cpus": "CPUs", "system-ram (GB)": "GB of memory",
+    "platform": "system", "platform-architecture": "architecture",
+    "platform-release": "kernel", "num_threads": "threads",
+    "compiled": "compilation", "micro_batch_size": "micro-batch",
+    "torch_version": "torch", "version-cuda": "CUDA",
+    "num_steps": "horizon",
+}
+
+
+def comparable_seconds(runs):
+    """Why seconds of these runs don't compare: clauses, empty if they do.
+
+    Seconds compare within one machine and one command that trained its runs
+    one after the other, under the same conditions.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        See ``table.runs``.
+
+    Returns
+    -------
+    reasons : list of str
+    """
+    reasons = [
+        f"{_word(column)} {_values(runs, column)}"
+        for column in MACHINE + SETTINGS if _differs(runs, column)
+    ]
+    if any(_differs(runs, column) for column in COMMAND):
+        reasons.append("more than one command")
+    if _side_by_side(runs):
+        reasons.append("runs trained side by side")
+    return reasons
+
+
+def warnings(runs):
+    """Sentences about what else differs between the solvers of a problem.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        All runs on one problem, with ``label``.
+
+    Returns
+    -------
+    sentences : list of str
+    """
+    found = []
+    if _differs(runs, "num_steps"):
+        found.append(
+            f"Horizons differ ({_by_solver(runs, 'num_steps')} steps): a "
+            "schedule that ends sooner also cools down sooner."
+        )
+    reasons = comparable_seconds(runs)
+    if reasons:
+        found.append(
+            f"Seconds and ms per step do not compare: {'; '.join(reasons)}."
+        )
+    rounding = [
+        _word(column)
+        for column in ["device", "dtype", "torch_version", "world_size"]
+        if _differs(runs, column)
+    ]
+    if rounding:
+        found.append(
+            f"Runs differ in {_listed(rounding)}, which changes losses by "
+            "rounding: part of a difference may be theirs."
+        )
+    for label, rows in runs.groupby("label", sort=False):
+        n = len(rows)
+        if rows["diverged"].any():
+            found.append(
+                f"{rows['diverged'].sum()} of {n} seeds of {label} diverged: "
+                "they count as not reached up to the horizon."
+            )
+        short = rows["stop_reason"].isin(["timeout", "max_runs"])
+        if short.any():
+            found.append(
+                f"{short.sum()} of {n} seeds of {label} were stopped by "
+                f"{_listed(sorted(rows['stop_reason'][short].unique()))} at "
+                f"step {rows['step'][short].min()} or later, before their "
+                "horizon."
+            )
+    families = runs.groupby("family", sort=False)["label"].nunique()
+    for family, count in families[families > 1].items():
+        found.append(
+            f"{family} is here with {count} settings: picking the best of "
+            "them by these seeds flatters it. Compare it on seeds that had no "
+            "part in the choice."
+        )
+    return found
+
+
+def _side_by_side(runs):
+    """Whether the clock says that two runs on a machine overlapped."""
+    if not {"started", "ended"} <= set(runs):
+        return False
+    spans = runs[["started", "ended"]].dropna().sort_values("started")
+    latest = spans["ended"].cummax().shift()
+    return bool((spans["started"] < latest).any())
+
+
+def _differs(runs, column):
+    # A missing value is a value: one file may know what another doesn't.
+    return column in runs and runs[column].nunique(dropna=False) > 1
+
+
+def _values(runs, column):
+    return _listed([_text(value) for value in runs[column].unique()])
+
+
+def _by_solver(runs, column):
+    """"Adam 300, Muon 250", by value and then by solver."""
+    pairs = runs[[column, "label"]].drop_duplicates()
+    if len(pairs) > 6:
+        return f"{runs[column].min()} to {runs[column].max()}"
+    return ", ".join(
+        f"{label} {_text(value)}"
+        for value, label in pairs.itertuples(index=False)
+    )
+
+
+def _word(column):
+    return WORDS.get(column, column)
+
+
+def _text(value):
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "unknown"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(words):
+    *some, last = words
+    return f"{', '.join(some)} and {last}" if some else last

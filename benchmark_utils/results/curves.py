@@ -1,0 +1,216 @@
+"""Curves of the pictures: losses, and the share of runs at the target.
+
+Nothing here draws: ``plots/`` and ``benchmark_utils/figures.py`` do.
+"""
+import numpy as np
+import pandas as pd
+
+from benchmark_utils.results.survival import survival
+from benchmark_utils.results.table import SEED
+
+# An axis of the loss curves -> its column.
+AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}
+# The part of the way from the untrained model's loss to the target that a
+# picture near the target shows.
+ZOOM = 0.05
+
+
+def highest_loss(evaluations, near_target=False):
+    """The upper end of the axis of losses, in nats per token.
+
+    A loss far above that of the untrained model would hide all the others.
+    Near the target, the axis shows the last 5 % of the way; to the lowest
+    loss there is, where no run reached the target.
+    """
+    start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
+    if not near_target:
+        return 1.2 * start
+    goal = max(evaluations["target"].iloc[0], evaluations["val_loss"].min())
+    return goal + ZOOM * (start - goal)
+
+
+def in_order(curves, labels):
+    """Pairs of a label and its curves, in the order of ``labels``; without
+    the labels that have none in the picture."""
+    groups = dict(iter(curves.groupby("label")))
+    return [(label, groups[label]) for label in labels if label in groups]
+
+
+def seed_curves(evaluations, axis, highest):
+    """One line per run.
+
+    Parameters
+    ----------
+    evaluations : DataFrame
+        See ``table.one_problem``.
+    axis : {"steps", "tokens", "seconds"}
+    highest : float
+        The loss, in nats per token, at which lines are cut off.
+
+    Returns
+    -------
+    curves : DataFrame
+        ``label``, ``base_seed``, ``repetition``, ``x`` and ``val_loss``. A
+        nan separates the parts of a line that leaves the picture and comes
+        back.
+    """
+    curves = [
+        _cut(rows[AXES[axis]].to_numpy(float), {
+            "val_loss": rows["val_loss"].to_numpy(float)
+        }, highest).assign(label=label, base_seed=seed, repetition=repetition)
+        for (label, seed, repetition), rows in evaluations.groupby(
+            ["label"] + SEED, sort=False
+        )
+    ]
+    return pd.concat(curves, ignore_index=True)
+
+
+def median_curves(evaluations, axis, highest):
+    """One line per solver: the median of its runs, between the lowest and
+    the highest, on a common grid of steps.
+
+    Between its evaluations, a run is interpolated linearly. A run that has
+    ended at the target counts as lower than those still training, one that
+    diverged as higher: that is all a median has to know. So the line goes on
+    until half of the runs have ended, and the band until the first has. The
+    x of a point is that of the point before it and the mean advance of the
+    runs still training: it never goes back, whichever runs have ended.
+
+    Parameters and ``x`` are those of ``seed_curves``.
+
+    Returns
+    -------
+    curves : DataFrame
+        ``label``, ``x``, ``val_loss``, ``low`` and ``high``; the last two are
+        nan where there is no band.
+    """
+    curves = []
+    for label, rows in evaluations.groupby("label", sort=False):
+        grid = np.unique(rows["step"].to_numpy(float))
+        losses, xs = [], []
+        for _, run in rows.groupby(SEED):
+            step = run["step"].to_numpy(float)
+            last = run.iloc[-1]
+            after = np.nan
+            if last["diverged"]:
+                after = np.inf
+            elif last["stop_reason"] == "target":
+                after = -np.inf
+            losses.append(_interpolate(
+                grid, step, run["val_loss"].to_numpy(float), after
+            ))
+            xs.append(_interpolate(
+                grid, step, run[AXES[axis]].to_numpy(float), np.nan
+            ))
+        losses, xs = np.array(losses), np.array(xs)
+        advance = np.nanmean(np.diff(xs, axis=1), axis=0)
+        x = np.cumsum([xs[:, 0].mean(), *advance])
+        with np.errstate(invalid="ignore"):
+            # The mean of inf and -inf: half ended either way.
+            median = np.median(losses, axis=0)
+        low, high = losses.min(axis=0), losses.max(axis=0)
+        band = np.isfinite(low) & np.isfinite(high) & (len(losses) > 1)
+        end = _first(~np.isfinite(median))
+        columns = {
+            "val_loss": median, "low": np.where(band, low, np.nan),
+            "high": np.where(band, high, np.nan),
+        }
+        curves.append(_cut(
+            x[:end], {name: y[:end] for name, y in columns.items()}, highest
+        ).assign(label=label))
+    return pd.concat(curves, ignore_index=True)
+
+
+def _interpolate(grid, step, value, after):
+    """Values at the grid's steps; ``after`` behind the last evaluation.
+    There is no line to a value that is infinite, only to the point itself."""
+    index = np.searchsorted(step, grid)
+    inside = index < len(step)
+    exact = inside & (step[np.minimum(index, len(step) - 1)] == grid)
+    with np.errstate(invalid="ignore"):
+        between = np.interp(grid, step, value)
+    found = np.where(exact, value[np.minimum(index, len(step) - 1)], between)
+    return np.where(inside, found, after)
+
+
+def _first(condition):
+    """Position of the first True; None if there is none."""
+    return int(np.argmax(condition)) if condition.any() else None
+
+
+def _cut(x, columns, highest):
+    """The part of a curve below ``highest``, with the points at which it
+    enters and leaves, and nan where it is outside.
+
+    ``columns`` has the loss first; the others are clipped.
+    """
+    loss = next(iter(columns.values()))
+    before, after = loss[:-1], loss[1:]
+    crosses = np.flatnonzero(
+        ((before <= highest) != (after <= highest))
+        & np.isfinite(before) & np.isfinite(after)
+    )
+    share = (highest - before[crosses]) / (after - before)[crosses]
+    entry = x[crosses] + share * (x[crosses + 1] - x[crosses])
+
+    def insert(y):
+        with np.errstate(invalid="ignore"):
+            return np.insert(
+                y, crosses + 1,
+                y[crosses] + share * (y[crosses + 1] - y[crosses]),
+            )
+    columns = {name: insert(y) for name, y in columns.items()}
+    curve = pd.DataFrame({"x": np.insert(x, crosses + 1, entry), **columns})
+    outside = curve["val_loss"] > highest * (1 + 1e-12)
+    curve.loc[outside, list(columns)] = np.nan
+    if "high" in curve:
+        curve["high"] = curve["high"].clip(upper=highest)
+    inside = np.flatnonzero(~outside)
+    if not inside.size:
+        return curve.iloc[:0]
+    return curve.iloc[inside[0]:inside[-1] + 1]
+
+
+def share_reached(runs):
+    """The Kaplan-Meier curve of steps to target.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        See ``table.runs``.
+
+    Returns
+    -------
+    curves : DataFrame
+        The corners of the curves: ``label``, ``steps`` and ``share``, the
+        share of the runs that has reached the target by this step. Runs that
+        ended before they did leave the count where they ended.
+    censored : DataFrame
+        ``label``, ``steps`` and ``share``: where a run that never reached the
+        target ends, on its solver's curve.
+    """
+    curves, censored = [], []
+    for label, rows in runs.groupby("label", sort=False):
+        reached = rows["reached"].to_numpy()
+        steps = rows["steps_to_target"].where(
+            rows["reached"], rows["trained_to"]
+        ).to_numpy(float)
+        estimate = survival(steps, reached)
+        share = 1 - estimate.share
+        before = np.concatenate([[0.0], share[:-1]])
+        curves.append(pd.DataFrame({
+            "label": label,
+            "steps": np.concatenate([[0.0], np.repeat(estimate.times, 2)]),
+            "share": np.concatenate([
+                [0.0], np.column_stack([before, share]).ravel()
+            ]),
+        }))
+        ends = np.unique(steps[~reached])
+        censored.append(pd.DataFrame({
+            "label": label, "steps": ends,
+            "share": share[np.searchsorted(estimate.times, ends)],
+        }))
+    return (
+        pd.concat(curves, ignore_index=True),
+        pd.concat(censored, ignore_index=True),
+    )

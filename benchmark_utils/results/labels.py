@@ -1,0 +1,95 @@
+"""Short names of solvers: the solver, and only the parameters that differ."""
+import math
+
+PREFIX = "p_solver_"
+ABBREVIATIONS = {
+    "learning_rate": "lr", "weight_decay": "wd", "num_steps": "steps",
+    "warmup_steps": "warmup", "max_grad_norm": "clip",
+}
+
+
+def labels(runs):
+    """Labels of the solvers of one picture or one table.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Rows with ``solver``, benchopt's full name of a solver, and
+        ``p_solver_*``, its parameters.
+
+    Returns
+    -------
+    labels : dict of str to str
+        Full name -> label, in the order of the labels: "Muon" where it is the
+        only Muon, "Adam lr=0.003" beside another Adam. No two are the same.
+    """
+    columns = [name for name in runs.columns if name.startswith(PREFIX)]
+    solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
+    families = {}
+    for solver, parameters in solvers.iterrows():
+        families.setdefault(family(solver, parameters), []).append(solver)
+    found = {}
+    for name, members in families.items():
+        differing = [
+            column for column in columns
+            if len({_text(solvers.at[solver, column]) for solver in members})
+            > 1
+        ]
+        for solver in members:
+            found[solver] = " ".join([name] + [
+                f"{_short(column.removeprefix(PREFIX))}="
+                f"{_text(solvers.at[solver, column])}"
+                for column in differing
+            ])
+    # Two solvers that differ in nothing the columns hold keep their names.
+    texts = list(found.values())
+    unique = {
+        solver: solver if texts.count(label) > 1 else label
+        for solver, label in found.items()
+    }
+    return dict(sorted(unique.items(), key=lambda item: _natural(item[1])))
+
+
+def family(solver, parameters):
+    """The name of a solver without its parameters; that of the optimizer
+    where a solver takes one by name.
+
+    Parameters
+    ----------
+    solver : str
+        benchopt's full name.
+    parameters : mapping
+        Of ``p_solver_*``: a row of results, for instance.
+    """
+    optimizer = parameters.get(f"{PREFIX}optimizer")
+    if isinstance(optimizer, str):
+        return optimizer
+    return solver.partition("[")[0]
+
+
+def _short(parameter):
+    for name, short in ABBREVIATIONS.items():
+        if parameter == name or parameter.endswith(f"_{name}"):
+            return parameter.removesuffix(name) + short
+    return parameter
+
+
+def _text(value):
+    """A value as one would type it; a missing one is None."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "None"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _natural(label):
+    """A key that sorts numbers by size and letters without regard to
+    case: lr=0.003 comes before lr=0.01."""
+    key = []
+    for word in label.replace("=", " ").split():
+        try:
+            key.append((0, float(word), ""))
+        except ValueError:
+            key.append((1, 0.0, word.lower()))
+    return key

@@ -1,0 +1,216 @@
+"""Results as plain tables: evaluations and runs of one problem at a time."""
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark_utils.results.labels import family, labels
+
+# benchopt's name -> ours. All other columns of the objective only lose their
+# prefix.
+NAMES = {
+    "dataset_name": "dataset", "objective_name": "objective",
+    "solver_name": "solver", "idx_rep": "repetition",
+    "objective_value": "val_loss", "time": "seconds",
+}
+PROBLEM = ["dataset", "objective"]
+# Repetitions of one number have the same initialisation and the same data
+# where they come from the same base seed.
+SEED = ["base_seed", "repetition"]
+RUN = PROBLEM + ["solver"] + SEED
+NEEDED = RUN + [
+    "val_loss", "seconds", "step", "tokens", "num_steps", "target",
+    "diverged", "steps_to_target", "tokens_to_target", "seconds_to_target",
+    "stop_reason", "peak_memory_mib",
+]
+
+
+class ResultsError(ValueError):
+    """Results that can't be reported, or not as asked."""
+
+
+class RepeatedRuns(UserWarning):
+    """The same run is in more than one file."""
+
+
+def read(paths):
+    """The evaluations in files of results.
+
+    Parameters
+    ----------
+    paths : list of path
+        Parquet files as ``benchopt run`` writes them. Where several hold the
+        same run, that of the newest counts, and a ``RepeatedRuns`` warns.
+
+    Returns
+    -------
+    evaluations : DataFrame
+        See ``plain``; ``source`` is the name of the file.
+
+    Raises
+    ------
+    ResultsError
+        If a file is not of this benchmark.
+    FileNotFoundError
+    """
+    parts = []
+    for path in map(Path, paths):
+        try:
+            part = plain(pd.read_parquet(path))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {path}.") from None
+        except (OSError, ValueError) as error:
+            raise ResultsError(
+                f"{path} is not a file of results of this benchmark: {error}"
+            ) from None
+        parts.append(part.assign(source=path.name))
+    # A column that only some files have is missing in the others, whatever
+    # its type.
+    evaluations = pd.concat(parts, ignore_index=True)
+    held_by = evaluations.groupby(RUN)["source"].nunique()
+    if (held_by > 1).any():
+        warnings.warn(
+            f"{(held_by > 1).sum()} runs are in more than one file: those of "
+            "the newest count.", RepeatedRuns, stacklevel=2,
+        )
+        order = evaluations.sort_values("run_date", kind="stable")
+        newest = order.groupby(RUN)["source"].transform("last")
+        evaluations = order[order["source"] == newest]
+    return _sorted(evaluations)
+
+
+def plain(results):
+    """benchopt's results with plain names, sorted.
+
+    Parameters
+    ----------
+    results : DataFrame
+        What ``benchopt.results.read_results`` returns, or a plot of benchopt
+        is given.
+
+    Returns
+    -------
+    evaluations : DataFrame
+        One row per evaluation: ``dataset``, ``objective``, ``solver``
+        (benchopt's full names), ``base_seed``, ``repetition``, ``step``,
+        ``tokens``, ``seconds`` (of training, without evaluations),
+        ``val_loss`` (nats per token) and all else that objective.py records,
+        by the names it has there. Sorted by run and step.
+
+    Raises
+    ------
+    ResultsError
+        If columns or all rows are missing.
+    """
+    evaluations = results.rename(columns=lambda name: NAMES.get(
+        name, name.removeprefix("objective_")
+    ))
+    if "base_seed" not in evaluations:
+        evaluations["base_seed"] = 0
+    missing = [name for name in NEEDED if name not in evaluations]
+    if missing:
+        raise ResultsError(f"there is no column {', '.join(missing)}.")
+    if evaluations.empty:
+        raise ResultsError("it holds no rows.")
+    return _sorted(evaluations)
+
+
+def _sorted(evaluations):
+    return evaluations.sort_values(
+        RUN + ["step"], kind="stable", ignore_index=True
+    )
+
+
+def problems(evaluations):
+    """The pairs (dataset, objective) in results, sorted. Losses and steps
+    compare within one of them only."""
+    pairs = evaluations[PROBLEM].drop_duplicates()
+    return list(pairs.itertuples(index=False, name=None))
+
+
+def one_problem(evaluations, dataset, objective):
+    """The evaluations on one problem; empty if there are none.
+
+    ``label`` is the short name of the solver among the solvers of the
+    problem, ``family`` that without parameters.
+
+    Raises
+    ------
+    ResultsError
+        If the runs have different targets.
+    """
+    rows = evaluations[
+        (evaluations["dataset"] == dataset)
+        & (evaluations["objective"] == objective)
+    ]
+    targets = sorted(rows["target"].unique())
+    if len(targets) > 1:
+        raise ResultsError(
+            f"The runs on {dataset} have different targets, "
+            f"{' and '.join(f'{target:g}' for target in targets)}: they do "
+            "not compare. Report their files one by one."
+        )
+    families = {
+        row["solver"]: family(row["solver"], row)
+        for _, row in rows.drop_duplicates("solver").iterrows()
+    }
+    return rows.assign(
+        label=rows["solver"].map(labels(rows)),
+        family=rows["solver"].map(families),
+    ).reset_index(drop=True)
+
+
+def runs(evaluations):
+    """One row per solver and repetition, from the evaluations of one problem.
+
+    Parameters
+    ----------
+    evaluations : DataFrame
+        See ``one_problem``.
+
+    Returns
+    -------
+    runs : DataFrame
+        All columns of the run's last evaluation (so ``val_loss``, ``step``,
+        ``tokens`` and ``seconds`` are those at its end), and
+
+        - ``steps_to_target``, ``tokens_to_target``, ``seconds_to_target``:
+          infinite if the run never got there
+        - ``reached`` : bool
+        - ``diverged`` : bool, at any evaluation
+        - ``trained_to`` : int, the step up to which it is known that the run
+          did not reach the target, if it did not. A diverged run counts to
+          its horizon: it would never have got there.
+        - ``ms_per_step`` : float, training only; nan for a run of no steps
+        - ``peak_memory_mib`` : float, the highest
+        - ``started``, ``ended`` : float, the clock at the first and the last
+          evaluation, in seconds since 1970, where results have it
+
+        in the order of solvers as in ``labels``, then of repetitions.
+    """
+    groups = evaluations.groupby(RUN, sort=False)
+    last = groups.tail(1).set_index(RUN)
+    first = groups.head(1).set_index(RUN)
+    steps = (last["step"] - first["step"]).astype(float)
+    diverged = groups["diverged"].max().astype(bool)
+    rows = last.assign(
+        reached=last["steps_to_target"] < float("inf"),
+        diverged=diverged,
+        trained_to=last["step"].where(~diverged, last["num_steps"]),
+        ms_per_step=(
+            1000 * (last["seconds"] - first["seconds"])
+            / steps.where(steps > 0)
+        ),
+        peak_memory_mib=groups["peak_memory_mib"].max(),
+    )
+    if "wall_time" in evaluations:
+        clock = groups["wall_time"]
+        rows = rows.assign(started=clock.min(), ended=clock.max())
+    rows = rows.reset_index()
+    order = {name: i for i, name in enumerate(labels(rows))}
+    return rows.sort_values(
+        ["solver"] + SEED, ignore_index=True, kind="stable",
+        key=lambda column: (
+            column.map(order) if column.name == "solver" else column
+        ),
+    )

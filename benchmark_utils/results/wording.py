@@ -1,0 +1,118 @@
+"""Numbers in words, as verdicts and tables write them."""
+from benchmark_utils.results.statistics import ALPHA
+
+
+def change(ratio):
+    """A ratio in words: "32 % fewer", "5 % more", "2.1 times as many"."""
+    if ratio >= 2:
+        return f"{ratio:.3g} times as many"
+    return f"{percent(ratio)} % {'fewer' if ratio < 1 else 'more'}"
+
+
+def than(ratio):
+    """The word between a change and what it is compared with."""
+    return "as" if ratio >= 2 else "than"
+
+
+def change_interval(estimate):
+    """The interval of a ratio, in the words of ``change``; of its size alone
+    where both ends are on one side."""
+    low, high = estimate.low, estimate.high
+    if estimate.value >= 2:
+        return f"95 % CI {low:.3g} to {high:.3g}"
+    if (low < 1) == (high < 1) and high < 2:
+        ends = sorted([low, high], key=lambda ratio: abs(ratio - 1))
+        return f"95 % CI {percent(ends[0])} to {percent(ends[1])}"
+    return f"95 % CI {change(low)} to {change(high)}"
+
+
+def percent(ratio):
+    """By how many percent a ratio is off 1."""
+    size = 100 * abs(ratio - 1)
+    return f"{size:.0f}" if size >= 10 else f"{size:.1f}"
+
+
+def fewer_or_more(steps):
+    """A difference of steps: "12.5 fewer"."""
+    return f"{abs(steps):.3g} {'fewer' if steps < 0 else 'more'}"
+
+
+def in_short(comparison):
+    """A ``Comparison`` in a few words, for the cell of a table."""
+    if comparison is None:
+        return "baseline"
+    if comparison.p != comparison.p:
+        return "no test"
+    words = "not distinguishable"
+    if comparison.adjusted_p < ALPHA:
+        words = "sooner" if comparison.sooner else "later"
+    return f"{words}, p = {p_value(comparison.adjusted_p)}"
+
+
+def p_value(p):
+    """A p-value to two digits, to one if it is below .001."""
+    return f"{p:.2g}" if p >= 0.001 else f"{p:.0e}"
+
+
+def mean_and_sd(mean, sd):
+    """"199.2 \u00b1 6.1", "3251 \u00b1 12"; without an sd, the mean."""
+    if not sd < 10:
+        digits = 1 if sd != sd else 0
+    else:
+        digits = 1 if sd >= 1 else 2
+    text = f"{mean:.{digits}f}"
+    return text if sd != sd else f"{text} \u00b1 {sd:.{digits}f}"
+
+
+def times_of(rows):
+    """A solver's steps to target as a clause: each, for one or two seeds."""
+    label, n = rows["label"].iloc[0], len(rows)
+    steps, reached = rows["steps_to_target"], rows["reached"]
+    if n > 2 and not reached.all():
+        return (
+            f"{label}: {reached.sum()} of {n} seeds within {horizon_of(rows)}"
+        )
+    if n > 2:
+        return (
+            f"{label}: {mean_and_sd(steps.mean(), steps.std())} steps "
+            f"({n} seeds)"
+        )
+    each = [
+        f"{row.steps_to_target:.5g} steps" if row.reached
+        else f"not within {row.trained_to} steps" for row in rows.itertuples()
+    ]
+    seeds = "one seed" if n == 1 else "two seeds"
+    return f"{label}: {' and '.join(each)} ({seeds})"
+
+
+def reached_by(a, b):
+    """How many seeds of both got there, and within which horizon."""
+    counts = [
+        f"{rows['reached'].sum()} of {len(rows)}" for rows in (a, b)
+    ]
+    horizons = [horizon_of(rows) for rows in (a, b)]
+    if horizons[0] == horizons[1]:
+        both = (
+            f"{counts[0]} seeds each" if counts[0] == counts[1]
+            else f"{counts[0]} seeds against {counts[1]}"
+        )
+        return f"{both} within {horizons[0]}"
+    return (
+        f"{counts[0]} seeds within {horizons[0]} against {counts[1]} within "
+        f"{horizons[1]}"
+    )
+
+
+def horizon_of(rows):
+    """"300 steps", or the range of a solver's horizons."""
+    low, high = rows["num_steps"].min(), rows["num_steps"].max()
+    return f"{low} steps" if low == high else f"{low} to {high} steps"
+
+
+def losses_of(rows):
+    """A solver's final losses as a clause: each, for one or two seeds."""
+    values = rows["val_loss"]
+    label = rows["label"].iloc[0]
+    if len(values) > 2:
+        return f"{label} {values.mean():.4f} \u00b1 {values.std():.2g}"
+    return f"{label} {' and '.join(f'{value:.4f}' for value in values)}"

@@ -1,0 +1,254 @@
+"""A killed run goes on where its last checkpoint was.
+
+The Trainer knows its state and ``training.checkpoints`` the files. What is
+added here is benchopt's: the rows and the clock of a run, which are private
+parts of its callback and touched nowhere else (``get_clock``, ``set_clock``).
+"""
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+from benchopt.config import get_data_path
+
+from benchmark_utils.device import dtype_name
+from benchmark_utils.training import checkpoints
+
+# With "auto": seconds between two checkpoints, unless writing one takes more
+# than this share of them.
+AUTO_SECONDS = 600
+MAX_SHARE = 0.01
+# The last two are those that Slurm is asked to send ahead of a time limit;
+# Windows has neither.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+
+
+class Resumable:
+    """A run that writes checkpoints, finds them again, and ends in order.
+
+    Parameters
+    ----------
+    solver : TrainingSolver
+        About to train with its ``trainer``.
+    callback : benchopt's callback
+    every : "auto", int or str
+        Steps between checkpoints, or minutes as in "5min"; 0 is off. "auto"
+        is about ten minutes, and at most 1 % of the time.
+    resume : bool
+        Whether to look for a checkpoint.
+    """
+
+    def __init__(self, solver, callback, every, resume):
+        self.trainer, self.callback = solver.trainer, callback
+        self.every = every
+        self.is_on = every != 0
+        self.times_resumed = 0
+        self._signal = None
+        self._seconds = AUTO_SECONDS
+        if isinstance(every, str) and every != "auto":
+            self._seconds = 60 * float(every.removesuffix("min"))
+        if self.is_on:
+            who, self._how = identify(solver)
+            # Beside the data, which may be on a larger disk.
+            self._run_folder = get_data_path("checkpoints") / _digest(who)
+            self._folder = self._run_folder / _digest(self._how)
+            if resume:
+                self._resume()
+        self._due = time.monotonic() + self._seconds
+
+    def _resume(self):
+        for path in checkpoints.newest_first(self._folder):
+            try:
+                state = checkpoints.load(path)
+            except ValueError as error:
+                print(f"\nWARNING: {error} It is not used.")
+                continue
+            self.trainer.load_state_dict(state["trainer"])
+            set_clock(self.callback, state["clock"])
+            self.times_resumed = state["times_resumed"] + 1
+            print(f"\nContinues from step {self.trainer.step}, after "
+                  f"{state['clock']['seconds']:.0f} s of training: {path}")
+            return
+        self._explain_others()
+
+    def _explain_others(self):
+        """Say why checkpoints of the same run, otherwise computed, are not
+        used."""
+        for path in self._run_folder.glob("*/how.json"):
+            other = json.loads(path.read_text())
+            if other == self._how:
+                continue
+            changed = ", ".join(
+                name for name, value in self._how.items()
+                if other.get(name) != value
+            )
+            print(f"\nWARNING: {path.parent} has a checkpoint of this run, "
+                  f"but of another {changed}: it is not used, and stays. The "
+                  "run starts at step 0.")
+
+    def __enter__(self):
+        self._handlers = {}
+        if self.is_on and (
+            threading.current_thread() is threading.main_thread()
+        ):
+            for number in SIGNALS:
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error):
+        self._restore_handlers()
+
+    def _restore_handlers(self):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _note(self, number, frame):
+        """Handle a signal: the next step writes a checkpoint and ends the
+        run. The same signal again has its usual effect, at once."""
+        self._signal = signal.Signals(number).name
+        print(f"\n{self._signal}: writes a checkpoint after this step. Press "
+              "Ctrl-C (again) to end at once, without.", flush=True)
+        self._restore_handlers()
+
+    def before_callback(self):
+        """Write a checkpoint if one is due. benchopt's clock stands still
+        meanwhile.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After a signal to end, with the checkpoint written: benchopt then
+            ends the whole command, and not this run alone.
+        """
+        if not self.is_on or not (self._signal or self._is_due()):
+            return
+        if self.trainer.step == 0:
+            raise KeyboardInterrupt
+        clock = get_clock(self.callback)
+        start = time.monotonic()
+        path = self._save(clock)
+        seconds = time.monotonic() - start
+        self._due = time.monotonic() + max(self._seconds, seconds / MAX_SHARE)
+        set_clock(self.callback, clock)
+        if self._signal:
+            self._end(path)
+
+    def _end(self, path):
+        print(f"\nEnded by {self._signal} at step {self.trainer.step}.")
+        if path:
+            print(f"The same command goes on from there: {path}")
+        print("Runs that have ended are in benchopt's cache.", flush=True)
+        job = os.environ.get("SLURM_JOB_ID")
+        if path and job and self._signal.startswith("SIGUSR"):
+            # The job is to start again, and must leave no result behind.
+            if subprocess.run(["scontrol", "requeue", job]).returncode == 0:
+                os._exit(1)
+        raise KeyboardInterrupt
+
+    def _is_due(self):
+        step = self.trainer.step
+        if isinstance(self.every, int):
+            return step > 0 and step % self.every == 0
+        return time.monotonic() >= self._due
+
+    def _save(self, clock):
+        """Write one; that it can't be written costs a warning, not the run.
+        """
+        state = {
+            "trainer": self.trainer.state_dict(), "clock": clock,
+            "times_resumed": self.times_resumed,
+        }
+        try:
+            self._check_space(state)
+            path = checkpoints.save(self._folder, self.trainer.step, state)
+            (self._folder / "how.json").write_text(json.dumps(self._how))
+            return path
+        except (OSError, TypeError) as error:
+            print(f"\nWARNING: no checkpoint at step {self.trainer.step}: "
+                  f"{error} The run goes on.")
+            return None
+
+    def _check_space(self, state):
+        self._folder.mkdir(parents=True, exist_ok=True)
+        needed = checkpoints.size(state)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise OSError(
+                f"it needs {needed / 2**20:.0f} MiB, and {self._folder} has "
+                f"{free / 2**20:.0f}."
+            )
+
+    def finish(self):
+        """Remove the checkpoints of a run that is complete."""
+        if not self.is_on:
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        # If there are none otherwise computed.
+        with contextlib.suppress(OSError):
+            self._run_folder.rmdir()
+
+
+def identify(solver):
+    """Which run a solver is about to do, and how.
+
+    Returns
+    -------
+    who, how : dict of str to str, number or list
+        Problem, solver, seed and repetition; and what else the results depend
+        on: code, versions, data, kind of device. A checkpoint is used only by
+        the same run, computed in the same way.
+    """
+    run, objective = solver._run_context, solver._objective
+    dataset = objective._dataset
+    who = {
+        "data": run.dataset_name, "problem": run.objective_name,
+        "solver": run.solver_name, "seed": run.base_seed,
+        "repetition": run.repetition,
+    }
+    how = solver.cache_key() | {
+        "files": [one._file_hash for one in (dataset, objective, solver)],
+        "shards": repr(dataset._get_state()),
+        "device": solver.machine.device.type,
+        "dtype": dtype_name(solver.machine.dtype),
+        "world_size": solver.trainer.loader.world_size,
+    }
+    # As JSON gives it back.
+    return who, json.loads(json.dumps(how))
+
+
+def _digest(facts):
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def get_clock(callback):
+    """benchopt's rows and clock of a run, stopped now: what it keeps between
+    two calls of its callback."""
+    now = time.perf_counter()
+    return {
+        "rows": callback.curve,
+        "seconds": callback.time_iter + now - callback.time_callback,
+        "calls": callback.it,
+        "next_evaluation": callback.next_stopval,
+    }
+
+
+def set_clock(callback, clock):
+    """Let benchopt's callback go on from a clock of ``get_clock``, now."""
+    callback.curve = clock["rows"]
+    callback.time_iter = clock["seconds"]
+    callback.it = clock["calls"]
+    callback.next_stopval = clock["next_evaluation"]
+    callback._last_it_log = clock["rows"][-1]["stop_val"]
+    callback.stopping_criterion.n_eval = len(clock["rows"])
+    callback.time_callback = time.perf_counter()

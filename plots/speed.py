@@ -1,0 +1,50 @@
+"""Speed against efficiency: what a step takes against how many are needed."""
+import numpy as np
+from benchopt import BasePlot
+
+from benchmark_utils import traces
+from benchmark_utils.results.problems import (
+    describe, problem_options, select
+)
+from benchmark_utils.results.sweeps import equal_times
+from benchmark_utils.results.table import runs
+
+
+class Plot(BasePlot):
+    """One point per run that reached the target. On a grey line, all runs
+    take the same time: the lighter, the sooner."""
+
+    name = "Speed"
+    type = "scatter"
+    options = {"problem": problem_options}
+
+    def plot(self, df, problem):
+        table = runs(select(df, problem))
+        lines = equal_times(table).groupby("seconds")
+        # The longer, the darker.
+        shades = np.linspace(0.8, 0.4, len(lines))
+        drawn = [
+            traces.line(rows["steps"], rows["ms_per_step"], {
+                "label": f"{seconds:g} s", "color": (shade,) * 3 + (1.0,)
+            })
+            for shade, (seconds, rows) in zip(shades, lines)
+        ]
+        for label, rows in table.groupby("label", sort=False):
+            reached = rows[rows["reached"]]
+            if len(reached):
+                drawn.append(traces.points(
+                    reached["steps_to_target"], reached["ms_per_step"],
+                    self.get_style(label) | {
+                        "label": f"{label} ({len(reached)} of {len(rows)})"
+                    },
+                ))
+        return drawn
+
+    def get_metadata(self, df, problem):
+        return {
+            "title": "Speed against efficiency; grey: equal time\n"
+            + describe(select(df, problem), problem),
+            "xlabel": "steps to target",
+            "ylabel": "ms per step",
+            "scale": "linear",
+        }

@@ -1,0 +1,52 @@
+"""A forest plot: steps saved against the baseline, with intervals."""
+from benchopt import BasePlot
+
+from benchmark_utils.results.problems import (
+    describe, problem_options, select
+)
+from benchmark_utils.results.savings import steps_saved
+from benchmark_utils.results.table import runs
+from benchmark_utils.results.verdict import verdict
+
+
+class Plot(BasePlot):
+    """A box is the 95 % interval, the line in it the estimate. A box that
+    holds 0 is no difference that the seeds show."""
+
+    name = "Steps saved"
+    type = "boxplot"
+    options = {"problem": problem_options}
+
+    def plot(self, df, problem):
+        saved, _ = steps_saved(verdict(runs(select(df, problem))))
+        drawn = []
+        for row in saved.itertuples():
+            low, high = row.low, row.high
+            if low != low:
+                low = high = row.saved
+            color = self.get_style(row.label)["color"]
+            drawn.append({
+                "x": [row.label],
+                # The quartiles and the median of these five are the ends of
+                # the interval and the estimate.
+                "y": [[low, low, row.saved, high, high]],
+                "label": row.label,
+                # Edge and fill have one color: the edge shows where it is
+                # drawn over the fill.
+                "color": (*color[:3], 0.5),
+            })
+        return drawn
+
+    def get_metadata(self, df, problem):
+        evaluations = select(df, problem)
+        found = verdict(runs(evaluations))
+        _, without = steps_saved(found)
+        title = f"Steps saved against {found.baseline}, 95 % intervals"
+        if without:
+            title += f"; {len(without)} without a ratio"
+        return {
+            "title": f"{title}\n{describe(evaluations, problem)}",
+            "xlabel": "",
+            "ylabel": f"steps saved against {found.baseline} (%)",
+            "scale": "linear",
+        }

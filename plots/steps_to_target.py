@@ -1,0 +1,49 @@
+"""How soon, and how surely: the share of runs at the target by each step."""
+from benchopt import BasePlot
+
+from benchmark_utils import traces
+from benchmark_utils.results.curves import share_reached
+from benchmark_utils.results.problems import (
+    describe, outcome, problem_options, select
+)
+from benchmark_utils.results.table import runs
+
+
+class Plot(BasePlot):
+    """The Kaplan-Meier curve of each solver: it rises where a run reaches the
+    target. A tick is a run that ended before it did."""
+
+    name = "Steps to target"
+    type = "scatter"
+    options = {"problem": problem_options}
+
+    def plot(self, df, problem):
+        table = runs(select(df, problem))
+        names = outcome(table)
+        curves, censored = share_reached(table)
+        # The grey line keeps the axis whole where few runs got there.
+        drawn = [traces.line([0, curves["steps"].max()], [1, 1], {
+            "label": "all runs", "color": traces.GREY
+        })]
+        for label, curve in curves.groupby("label", sort=False):
+            style = self.get_style(label) | {"label": names[label]}
+            drawn.append(traces.line(curve["steps"], curve["share"], style))
+            ticks = censored[censored["label"] == label]
+            if len(ticks):
+                drawn.append(traces.points(
+                    ticks["steps"], ticks["share"],
+                    style | {"marker": traces.TICK},
+                ))
+            # Solvers with the same share are told apart by their markers.
+            rises = curve[curve["share"].diff() > 0]
+            drawn.append(traces.points(rises["steps"], rises["share"], style))
+        return drawn
+
+    def get_metadata(self, df, problem):
+        return {
+            "title": "Share of runs at the target; tick: ended before\n"
+            + describe(select(df, problem), problem),
+            "xlabel": "steps",
+            "ylabel": "share of runs at the target",
+            "scale": "linear",
+        }

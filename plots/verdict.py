@@ -1,0 +1,57 @@
+"""The table of the report: steps to target, and who was faster."""
+from benchopt import BasePlot
+
+from benchmark_utils.results.formats import cells
+from benchmark_utils.results.problems import (
+    describe, problem_options, select
+)
+from benchmark_utils.results.table import runs
+from benchmark_utils.results.verdict import verdict
+from benchmark_utils.results.wording import in_short
+
+# Of a page that could not load its scripts, this title is all that shows.
+HELP = (
+    "In words: python -m benchmark_utils.report. No table here? There is "
+    "no network: add --html."
+)
+
+
+class Plot(BasePlot):
+    """What ``python -m benchmark_utils.report`` prints, without the
+    sentences."""
+
+    name = "Verdict"
+    type = "table"
+    options = {"problem": problem_options}
+
+    def plot(self, df, problem):
+        found = verdict(runs(select(df, problem)))
+        _, *rows = cells(found)
+        return [
+            [rank, *map(_literal, _in_order(
+                row, in_short(found.comparisons.get(row[0]))
+            ))] for rank, row in enumerate(rows, start=1)
+        ]
+
+    def get_metadata(self, df, problem):
+        evaluations = select(df, problem)
+        found = verdict(runs(evaluations))
+        header, *_ = cells(found)
+        return {
+            "title": "\n".join([
+                f"Steps to target on {describe(evaluations, problem)}", HELP
+            ]),
+            # benchopt sorts by the first column.
+            "columns": ["#", *_in_order(header, f"against {found.baseline}")],
+        }
+
+
+def _in_order(cells, comparison):
+    """What matters first: on a small screen, the rest is cut off."""
+    solver, reached, steps, loss, speed, memory, ratio = cells
+    return [solver, reached, steps, comparison, ratio, loss, speed, memory]
+
+
+def _literal(text):
+    """A text in which benchopt finds no markup."""
+    return text.replace("*", r"\*").replace("_", r"\_")

@@ -1,0 +1,212 @@
+import csv
+import io
+import os
+
+import pandas as pd
+import pytest
+from docs import Clone, code_blocks
+from made_results import made_results, made_run
+
+from benchmark_utils import report
+
+STEPS = {
+    "Adam": [295, 291, 299], "Muon": [199, 205, 193], "SGD": [None] * 3,
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A file of three solvers, three seeds each."""
+    path = tmp_path / "made.parquet"
+    made_results(STEPS).to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def printed(capsys):
+    """printed(*arguments): what the command prints."""
+    def run(*arguments):
+        report.main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+    return run
+
+
+def test_report_is_a_row_per_solver_then_the_verdict(results, printed):
+    text = printed(results)
+    table, rest = text.split("\nVerdict\n")
+    verdict, notes = rest.split("\nNotes\n")
+    header, *rows = [
+        line.split("  ") for line in table.splitlines() if "  " in line
+    ]
+    rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    # By hand: the mean of three log ratios is -0.3939, sd 0.0437.
+    assert rows == [
+        ["Muon", "3 of 3", "199.0 \u00b1 6.0", "2.4990", "10", "402",
+         "0.674 (0.605 to 0.752)"],
+        ["Adam", "3 of 3", "295.0 \u00b1 4.0", "2.4990", "10", "403", "1"],
+        ["SGD", "0 of 3", "> 300", "2.6000", "10", "403", "-"],
+    ]
+    assert verdict.startswith("- Muon reaches 2.5 in 33 % fewer steps than")
+    assert "How carefully each solver was tuned" in notes
+
+
+def test_report_fits_the_terminal(tmp_path, printed):
+    path = tmp_path / "made.parquet"
+    pd.concat([
+        made_results(
+            {"Schedule-free AdamW": [steps] * 3 + [steps + 5, None]},
+            parameters={"learning_rate": rate, "beta1": 0.9 + rate},
+        ) for rate, steps in [(0.003, 251.25), (0.001, 271.5), (0.01, 222)]
+    ]).to_parquet(path)
+    lines = printed(path).splitlines()
+    assert max(map(len, lines)) <= 100
+    # Long labels are whole.
+    assert "Schedule-free AdamW lr=0.003 beta1=0.903" in lines
+
+
+def test_every_format_has_every_solver(results, printed):
+    for format in report.FORMATS:
+        text = printed(results, "--format", format)
+        assert all(solver in text for solver in STEPS)
+    markdown = printed(results, "--format", "markdown").splitlines()
+    rows = [line for line in markdown if line.startswith("|")]
+    assert len(rows) == 5 and len({row.count("|") for row in rows}) == 1
+    latex = printed(results, "--format", "latex")
+    assert r"Muon & 3 of 3 & 199.0 $\pm$ 6.0 &" in latex
+    assert r"ratio (95 \% CI) \\" in latex
+
+
+def test_csv_has_the_numbers_unrounded(results, printed):
+    rows = {
+        row["label"]: row for row in csv.DictReader(io.StringIO(
+            printed(results, "--format", "csv")
+        ))
+    }
+    assert float(rows["Muon"]["mean"]) == 199
+    assert float(rows["Muon"]["ratio"]) == pytest.approx(
+        (199 * 205 * 193 / (295 * 291 * 299)) ** (1 / 3), rel=1e-12
+    )
+    assert rows["SGD"]["mean"] == rows["Adam"]["ratio"] == ""
+
+
+def test_newest_file_is_read_without_arguments(results, printed, monkeypatch):
+    other = results.with_name("older.parquet")
+    made_results({"Lion": [250]}).to_parquet(other)
+    os.utime(other, (0, 0))
+    monkeypatch.setattr(report, "OUTPUTS", results.parent)
+    assert "Muon" in printed() and "Lion" not in printed()
+
+
+def test_several_files_are_one_table(results, printed):
+    other = results.with_name("other.parquet")
+    made_results({"Lion": [250, 255, 262]}).to_parquet(other)
+    text = printed(results, other)
+    assert "Lion reaches 2.5 in 13 % fewer steps than Adam" in " ".join(
+        text.split()
+    )
+    # Two files are two commands.
+    assert "Seconds and ms per step do not compare" in text
+
+
+def test_newest_of_two_results_of_a_run_counts(results, capsys):
+    newer = results.with_name("a.parquet")
+    made_results({"Muon": [100, 101, 102]}).assign(
+        run_date="2026-12-01T00:00:00"
+    ).to_parquet(newer)
+    report.main([str(newer), str(results)])
+    out, err = capsys.readouterr()
+    assert "101.0" in out and "199.0" not in out
+    assert err == "3 runs are in more than one file: those of the newest " \
+        "count.\n"
+
+
+def test_every_problem_has_a_table_of_its_own(tmp_path, printed):
+    path = tmp_path / "made.parquet"
+    pd.concat([
+        made_results(STEPS, dataset="One"),
+        made_results(STEPS, dataset="Other", target=2.0),
+    ]).to_parquet(path)
+    text = printed(path)
+    assert text.index("One\n") < text.index("loss of 2.5 nats") < text.index(
+        "Other\n") < text.index("loss of 2 nats")
+    assert text.count("Verdict") == 2
+
+
+def test_report_is_written_to_a_file(results, printed):
+    target = results.with_name("verdict.md")
+    assert printed(results, "--format", "markdown", "--output", target) == ""
+    assert "| Muon | 3 of 3 |" in target.read_text(encoding="utf-8")
+    assert sorted(path.name for path in results.parent.iterdir()) == [
+        "made.parquet", "verdict.md"
+    ]
+
+
+def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
+    path = tmp_path / "made.parquet"
+    rows = made_run("Adam", 0, None, diverged_at=20)
+    for repetition in (1, 2):
+        rows += made_run("Adam", repetition, 250)
+    pd.DataFrame(rows).to_parquet(path)
+    text = printed(path)
+    assert "2 of 3   median 250" in text and "1 diverged" in text
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
+    (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
+    (["{folder}/other.parquet"], "there is no column dataset, objective"),
+    (["{folder}/made.parquet", "--baseline", "Adamm"],
+     "baseline 'Adamm' is not in the results: take one of Adam, Muon, SGD."),
+    (["{folder}/made.parquet", "--output", "{folder}/no/x.md"],
+     "there is no folder {folder}/no."),
+    ([], "There are no results in {folder}/empty"),
+])
+def test_errors_are_one_sentence(results, monkeypatch, arguments, message):
+    folder = results.parent
+    (folder / "notes.txt").write_text("not results")
+    (folder / "empty").mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(folder / "other.parquet")
+    monkeypatch.setattr(report, "OUTPUTS", folder / "empty")
+    with pytest.raises(SystemExit) as caught:
+        report.main([text.format(folder=folder) for text in arguments])
+    error = caught.value.code
+    assert message.format(folder=folder) in error
+    assert "\n" not in error
+
+
+def test_real_results_are_reported(run, tmp_path):
+    """The report says of a run what its rows say."""
+    frame = run(
+        {"Adam": {"num_steps": 10}, "SGD": {"num_steps": 10}},
+        objective={"target": 4.14}, n_repetitions=3,
+    )
+    table = tmp_path / "table.csv"
+    report.main([
+        str(tmp_path / "results.parquet"), "--format", "csv", "--output",
+        str(table),
+    ])
+    for row in csv.DictReader(io.StringIO(table.read_text())):
+        runs = frame[frame["solver_name"].str.startswith(row["label"])]
+        steps = runs.groupby("idx_rep")["steps_to_target"].first()
+        assert int(row["n"]) == 3
+        assert int(row["reached"]) == (steps < float("inf")).sum()
+        if row["mean"]:
+            assert float(row["mean"]) == pytest.approx(steps.mean())
+        ends = runs.sort_values("step").groupby("idx_rep").last()
+        assert float(row["val_loss"]) == pytest.approx(
+            ends["value"].mean()
+        )
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    train_and_report, others = code_blocks("docs/evidence.rst", "bash")
+    for command in (train_and_report + "\n" + others).splitlines():
+        output = clone.run(
+            command + (" --no-display" * command.startswith("benchopt"))
+        )
+        if command.endswith("report"):
+            assert "Neither SGD nor Adam reaches" in " ".join(output.split())
+    assert "| Adam | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
+    assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")

@@ -1,0 +1,343 @@
+"""A killed run goes on, and its results are those of one never killed."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmark_utils import resume
+from benchmark_utils.training import checkpoints
+from benchmark_utils.training.trainer import Trainer
+from conftest import ROOT, read_plain
+
+SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
+# All that a run measures, but for clocks and memory.
+MEASURED = [
+    "step", "stop_val", "tokens", "value", "train_loss", "learning_rate",
+    "target_reached", "steps_to_target", "tokens_to_target", "stop_reason",
+    "idx_rep",
+]
+
+
+def measured(frame):
+    """Of all rows, as lists that compare to the bit."""
+    frame = frame.sort_values(["idx_rep", "stop_val"])
+    return {name: frame[name].tolist() for name in MEASURED}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """``interrupt(step)``: the next run breaks in the middle of that step."""
+    train_step = Trainer.train_step
+
+    def interrupt(step):
+        def broken_step(trainer, inputs, targets):
+            if step is not None and trainer.step == step:
+                raise Interrupted("in the middle of a step")
+            train_step(trainer, inputs, targets)
+
+        monkeypatch.setattr(Trainer, "train_step", broken_step)
+
+    return interrupt
+
+
+@pytest.fixture
+def folder(data_home):
+    """Of the checkpoints; empty before and after."""
+    folder = data_home / "checkpoints"
+    assert not list(folder.glob("*"))
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+EVERY_3 = {"checkpoint_every": 3}
+
+
+@pytest.mark.parametrize(
+    "solver_file", SOLVER_FILES, ids=[file.stem for file in SOLVER_FILES]
+)
+def test_every_solver_goes_on_to_the_bit(
+        solver_file, run, interrupt, folder, capsys):
+    solver = {str(solver_file): {"num_steps": 16}}
+    unbroken = run(solver)
+    interrupt(8)
+    with pytest.raises(RuntimeError, match="Benchmark failed"):
+        run(solver, EVERY_3)
+    interrupt(14)
+    with pytest.raises(RuntimeError, match="Benchmark failed"):
+        run(solver, EVERY_3)
+    interrupt(None)
+    capsys.readouterr()
+    resumed = run(solver, EVERY_3)
+    assert "Continues from step 12" in capsys.readouterr().out
+    assert measured(resumed) == measured(unbroken)
+    assert resumed.times_resumed.tolist() == [0, 0, 1, 2, 2]
+    assert resumed.time.is_monotonic_increasing
+    assert not list(folder.glob("*"))
+
+
+def test_repetitions_and_other_settings_have_their_own(
+        run, interrupt, folder, capsys):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
+    assert len(list(folder.glob("*/*/step_*6"))) == 4
+    interrupt(None)
+    capsys.readouterr()
+    # Neither another rate, nor another seed, nor another problem.
+    run({"AdamW": {"learning_rate": 0.02}}, EVERY_3)
+    run({"AdamW": {}}, EVERY_3 | {"batch_size": 8})
+    run({"AdamW": {}}, EVERY_3, dataset={"margin": 0.2})
+    assert "Continues" not in capsys.readouterr().out
+    resumed = run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
+    assert capsys.readouterr().out.count("Continues from step 6") == 4
+    assert measured(resumed) == measured(
+        run({"AdamW": {}, "SGD": {}}, n_repetitions=2)
+    )
+
+
+def test_it_can_be_switched_off(run, interrupt, folder, capsys):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective={"checkpoint_every": 0})
+    assert not list(folder.glob("*"))
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    interrupt(None)
+    fresh = run(objective=EVERY_3 | {"resume": False})
+    assert "Continues" not in capsys.readouterr().out
+    assert measured(fresh) == measured(run())
+
+
+def test_short_runs_write_none_by_themselves(run, folder, monkeypatch):
+    def no_saving(*_):
+        raise AssertionError("a checkpoint was written")
+
+    monkeypatch.setattr(checkpoints, "save", no_saving)
+    run(objective={"checkpoint_every": "auto"})
+    run(objective={"checkpoint_every": "'5min'"})
+
+
+def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
+        run, folder, monkeypatch):
+    """A clock that a step moves by 10 s, and a checkpoint by 1 s."""
+    now, saved = [0.0], []
+    train_step = Trainer.train_step
+
+    def slow_step(trainer, inputs, targets):
+        train_step(trainer, inputs, targets)
+        now[0] += 10
+
+    def save(folder, step, state):
+        saved.append(step)
+        now[0] += 1
+
+    monkeypatch.setattr(Trainer, "train_step", slow_step)
+    monkeypatch.setattr(checkpoints, "save", save)
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    solver = {"AdamW": {"num_steps": 70}}
+    run(solver, {"checkpoint_every": "'2min'"})
+    assert saved == [12, 24, 36, 48, 60]
+    saved.clear()
+    run(solver, {"checkpoint_every": "auto"})
+    assert saved == [60]
+    saved.clear()
+    # A hundred times what it took.
+    run(solver, {"checkpoint_every": "'1min'"})
+    assert saved == [6, 16, 26, 36, 46, 56, 66]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("name", [
+    "tensors.safetensors", "state.json", "SHA256SUMS"
+])
+def test_a_damaged_one_is_refused_and_the_one_before_taken(
+        run, interrupt, folder, capsys, damage, name):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    path, = folder.glob(f"*/*/step_*6/{name}")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-10] if damage == "cut" else content)
+    if damage == "remove":
+        path.unlink()
+    interrupt(None)
+    capsys.readouterr()
+    resumed = run(objective=EVERY_3)
+    output = capsys.readouterr().out
+    assert f"WARNING: {path.parent}" in output and "not used" in output
+    assert "Continues from step 3" in output
+    assert measured(resumed) == measured(run())
+
+
+def test_one_of_other_code_is_refused_and_left_alone(
+        run, interrupt, folder, capsys, monkeypatch):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    before = sorted(folder.rglob("*"))
+    interrupt(None)
+    identify = resume.identify
+
+    def other_code(solver):
+        who, how = identify(solver)
+        return who, how | {"code": "other", "device": "cuda"}
+
+    monkeypatch.setattr(resume, "identify", other_code)
+    capsys.readouterr()
+    run(objective=EVERY_3)
+    output = capsys.readouterr().out
+    assert "but of another code, device: it is not used" in output
+    assert "Continues" not in output
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_key_has_all_that_results_depend_on(
+        run, interrupt, folder, monkeypatch):
+    identities = []
+    identify = resume.identify
+    monkeypatch.setattr(
+        resume, "identify",
+        lambda solver: identities.append(identify(solver)) or identities[-1],
+    )
+    run(objective=EVERY_3 | {"dtype": "float32"}, n_repetitions=2)
+    run(objective=EVERY_3 | {"dtype": "bfloat16"})
+    (who, how), (other, same), (_, low) = identities
+    assert who["repetition"] == 0 and other == who | {"repetition": 1}
+    assert how == same and low == how | {"dtype": "bfloat16"}
+    assert dict(how["versions"])["torch"] == torch.__version__
+    assert how["world_size"] == 1 and len(how["files"]) == 3
+
+
+def test_a_folder_that_can_not_be_written_costs_a_warning(
+        run, folder, capsys, monkeypatch):
+    file = folder.parent / "a-file"
+    file.touch()
+    monkeypatch.setattr(resume, "get_data_path", lambda _: file)
+    frame = run(objective=EVERY_3)
+    assert "no checkpoint at step 3" in capsys.readouterr().out
+    assert measured(frame) == measured(run())
+    file.unlink()
+
+
+@pytest.mark.parametrize("mebibytes", [0.1, 0.7])
+def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
+        run, folder, capsys, monkeypatch, tmp_path, mebibytes):
+    """A real one: without room for one checkpoint, or for a second."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run([
+        "mount", "-t", "tmpfs", "-o", f"size={int(mebibytes * 1024)}k",
+        "tmpfs", str(disk),
+    ], capture_output=True).returncode if shutil.which("mount") else 1
+    if mounted != 0:
+        pytest.skip("a small disk can't be mounted here")
+    monkeypatch.setattr(resume, "get_data_path", lambda _: disk)
+    try:
+        frame = run(objective=EVERY_3)
+        output = capsys.readouterr().out
+        assert "WARNING: no checkpoint at step" in output
+        assert not list(disk.rglob("*"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert measured(frame) == measured(run())
+
+
+# ------------------------------------------------------------- real signals
+
+class Killed:
+    """Runs of ``killed_run.py`` in processes of their own."""
+
+    def __init__(self, folder, solver="AdamW", repetitions=1):
+        self.solver, self.repetitions = solver, str(repetitions)
+        self.results = folder / "results.parquet"
+        self.environment = os.environ | {
+            "BENCHOPT_DATA_HOME": str(folder / "data"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        }
+
+    def start(self, *when):
+        return subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "killed_run.py", self.solver,
+             self.repetitions, self.results, *map(str, when)],
+            env=self.environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, *when):
+        process = self.start(*when)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """Rows of a run of Adam that is never killed."""
+    whole = Killed(tmp_path_factory.mktemp("unbroken"))
+    code, output = whole.run()
+    assert code == 0, output
+    return measured(read_plain(whole.results))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [
+    # The first two steps are the warm-up's, the third the preparation's.
+    [("step", 12), ("step", 7)],
+    [("evaluation", 3), ("evaluation", 1)],
+    # Files and folders forced to the disk: four, then the name.
+    [("writing", 2), ("writing", 9)],
+    # Twice in the same interval.
+    [("step", 11), ("step", 5), ("step", 5)],
+], ids=["step", "evaluation", "writing", "twice"])
+def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
+    killed = Killed(tmp_path)
+    for when in moments:
+        code, output = killed.run(*when)
+        assert code == -signal.SIGKILL, output
+        assert not killed.results.exists()
+    code, output = killed.run()
+    assert code == 0 and "Continues from step" in output, output
+    frame = read_plain(killed.results)
+    assert measured(frame) == unbroken
+    assert not list((tmp_path / "data" / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
+    killed = Killed(tmp_path)
+    # In the eleventh step; the last checkpoint by itself is of step 9.
+    code, output = killed.run("step", 14, name)
+    assert code == 1, output
+    assert f"{name}: writes a checkpoint after this step" in output
+    assert f"Ended by {name} at step 11." in output
+    assert "The same command goes on from there" in output
+    code, output = killed.run()
+    assert code == 0 and "Continues from step 11" in output, output
+    frame = read_plain(killed.results)
+    assert measured(frame) == unbroken
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_same_command_do_not_harm_each_other(
+        tmp_path, unbroken):
+    folders = [Killed(tmp_path), Killed(tmp_path)]
+    for i, one in enumerate(folders):
+        one.results = tmp_path / f"{i}.parquet"
+    processes = [one.start() for one in folders]
+    for one, process in zip(folders, processes):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert "Traceback" not in output and "damaged" not in output
+        frame = read_plain(one.results)
+        assert measured(frame) == unbroken
