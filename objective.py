@@ -15,12 +15,17 @@ from benchmark_utils.device import (
     Machine, check_one_process, device_name, dtype_name
 )
 from benchmark_utils.errors import readable
-from benchmark_utils.models.named import make_model
+from benchmark_utils.models.named import (
+    CHOICES, architecture, describe, make_model
+)
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
+
+# Parameters that say what becomes of a run, and not what it is.
+UNNAMED = "checkpoint_every", "resume", "save_weights", "log"
 
 
 class Objective(CheckedParameters, BaseObjective):
@@ -40,14 +45,22 @@ class Objective(CheckedParameters, BaseObjective):
     stopping_criterion = TargetCriterion()
 
     parameters = {
-        # llm.c's GPT-2, 124,439,808 parameters with GPT-2's vocabulary.
-        "n_layer": [12],
-        "n_head": [12],
-        "n_embd": [768],
-        "context_length": [1024],
+        # "gpt2" is llm.c's, 124,439,808 parameters with GPT-2's vocabulary.
+        # The others, and what None stands for: benchmark_utils/models/named.py
+        "model": ["gpt2"],
+        "n_layer": [None], "n_head": [None], "n_embd": [None],
+        "context_length": [None], "vocab_multiple": [None],
+        "embedding_dtype": [None], "embedding_norm": [None],
+        "positions": [None],
+        "norm": [None], "norm_gain": [None], "norm_eps": [None],
+        "qk_norm": [None], "fused_qkv": [None], "attention_scale": [None],
+        "damped_attention": [None], "activation": [None], "bias": [None],
+        "tied_head": [None], "head_bias": [None], "logit_cap": [None],
+        "initialisation": [None], "loss_gradient": [None],
         # One step: batch_size rows of sequence_length tokens, over all ranks.
+        # None is the model's context_length.
         "batch_size": [512],
-        "sequence_length": [1024],
+        "sequence_length": [None],
         # Tokens from the start of the validation shard.
         "val_tokens": [10_485_760],
         # Steps between evaluations; five times finer near the horizon. "auto"
@@ -75,15 +88,6 @@ class Objective(CheckedParameters, BaseObjective):
         "log": [None],
     }
 
-    # All parameters, in few words: it is the title of every plot.
-    parameter_template = (
-        "{n_layer}x{n_embd},heads={n_head},context={context_length},"
-        "batch={batch_size}x{sequence_length},val={val_tokens},"
-        "every={eval_every},target={target},stop={stop_at_target},"
-        "device={device},dtype={dtype},micro={micro_batch_size},"
-        "compile={compile},weights={initial_weights}"
-    )
-
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
@@ -91,44 +95,100 @@ class Objective(CheckedParameters, BaseObjective):
         "dataset": {"name": "Simulated"},
     }
 
+    @classmethod
+    def check_parameters(cls, values):
+        values = super().check_parameters(values)
+        try:
+            context_length = cls._architecture(values).context_length
+        except ValueError as error:
+            raise ValueError(f"{cls.name}: {error}") from None
+        length = values["sequence_length"] or context_length
+        if length > context_length:
+            raise ValueError(
+                f"{cls.name}: sequence_length={length} is longer than the "
+                f"model's context_length={context_length}."
+            )
+        if values["val_tokens"] % length:
+            raise ValueError(
+                f"{cls.name}: val_tokens={values['val_tokens']} must be a "
+                f"multiple of sequence_length={length}."
+            )
+        return values
+
+    @staticmethod
+    def _choices(values):
+        """What of the parameters are a model's sizes and switches."""
+        return {name: values[name] for name in CHOICES}
+
+    @classmethod
+    def _architecture(cls, values):
+        return architecture(values["model"], cls._choices(values))
+
+    def __repr__(self):
+        """The problem's name in the results: its model, and whatever is not
+        the default and may change what a run gives."""
+        values = self._parameters
+        words = [describe(values["model"], self._choices(values))]
+        words += [
+            f"{name}={values[name]}" for name, (default, *_) in
+            type(self).parameters.items()
+            if name not in ("model", *CHOICES, *UNNAMED)
+            and values[name] != default
+        ]
+        return f"{self.name}[{','.join(words)}]"
+
     @readable
-    def set_data(self, train, val, target, entropy, repeat):
+    def set_data(self, train, val, target, entropy, repeat,
+                 bytes_per_token=None):
         """Check the problem as a whole, before anything is computed.
 
         Parameters
         ----------
         train, val : TokenShards
-        target : float
-            The loss to reach on this data, in nats per token.
+        target : float or None
+            The loss to reach on this data, in nats per token. None if the
+            data set has none of its own.
         entropy : float or None
             What no model can be better than, where it is known.
         repeat : bool
             Whether training may read the data again.
+        bytes_per_token : float or None
+            Mean over the validation tokens of the bytes of text that a token
+            stands for, where it is known.
         """
         self._target = target if self.target is None else self.target
+        if self._target is None:
+            raise ValueError(
+                "These data have no target of their own: give one, in nats "
+                'per token, such as -o "nanoGPT[target=3.5]".'
+            )
         if entropy is not None and self._target < entropy:
             raise ValueError(
                 f"target={self._target:g} is below the entropy of the data, "
                 f"{entropy:.4f} nats per token: no model can reach it."
             )
+        self._sequence_length = self.sequence_length or (
+            self._architecture(self._parameters).context_length
+        )
         self._train_loader = BatchLoader(
-            train, self.batch_size, self.sequence_length, repeat=repeat
+            train, self.batch_size, self._sequence_length, repeat=repeat
         )
         self._val_loader = self._make_val_loader(val)
         self._vocab_size = train.vocab_size
+        self._bytes_per_token = bytes_per_token
 
     def _make_val_loader(self, val):
         """All validation rows as one batch: the first tokens of the shard."""
         available = len(val.arrays[0]) - 1
         if self.val_tokens > available:
-            usable = available // self.sequence_length * self.sequence_length
+            usable = available - available % self._sequence_length
             raise ValueError(
                 f"val_tokens={self.val_tokens} and the target of the last "
                 f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
                 f"holds {available + 1}. Use val_tokens={usable} or less."
             )
-        rows = self.val_tokens // self.sequence_length
-        return BatchLoader(val, rows, self.sequence_length)
+        rows = self.val_tokens // self._sequence_length
+        return BatchLoader(val, rows, self._sequence_length)
 
     @readable
     def get_objective(self):
@@ -159,9 +219,9 @@ class Objective(CheckedParameters, BaseObjective):
 
     def _make_model(self, seed):
         model = make_model(
-            "gpt2", self._vocab_size, seed,
-            context_length=self.context_length, n_layer=self.n_layer,
-            n_head=self.n_head, n_embd=self.n_embd,
+            self.model, self._vocab_size, seed,
+            tokens_per_step=self._train_loader.tokens_per_step,
+            **self._choices(self._parameters),
         )
         if self.initial_weights is not None:
             load_weights(model, self.initial_weights)
@@ -181,7 +241,8 @@ class Objective(CheckedParameters, BaseObjective):
         -------
         row : dict
             Numbers and strings. ``value`` is the validation loss in nats per
-            token; a loss that is not finite is inf.
+            token; a loss that is not finite is inf. ``bits_per_byte`` is the
+            same loss where the bytes of the text are known.
         """
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
@@ -190,7 +251,7 @@ class Objective(CheckedParameters, BaseObjective):
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
-        return report | dict(
+        row = report | dict(
             value=_finite_or_inf(val_loss),
             tokens=report["step"] * self._train_loader.tokens_per_step,
             train_loss=_finite_or_inf(train_loss),
@@ -209,6 +270,11 @@ class Objective(CheckedParameters, BaseObjective):
             dtype=dtype_name(dtype),
             torch_version=torch.__version__,
         )
+        if self._bytes_per_token is not None:
+            row["bits_per_byte"] = row["value"] / (
+                math.log(2) * self._bytes_per_token
+            )
+        return row
 
     def _log_path(self):
         """The file for the evaluations of this run; None if there is none."""

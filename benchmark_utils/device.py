@@ -45,8 +45,7 @@ class Kind(NamedTuple):
     chunk_rows : int
         Rows of logits at a time: see models/cross_entropy.py.
     evaluation_columns : int
-        Logits of an evaluation are computed for a vocabulary filled up to a
-        multiple of it.
+        Columns of an evaluation's logits are filled up to a multiple of it.
     """
 
     title: str
@@ -107,11 +106,9 @@ KINDS = {
         micro_batch_tokens=32768,
         evaluation_tokens=32768,
         # Each chunk reads and writes the weight's gradient, 154 MB for GPT-2,
-        # and is compiled anew, hence fewer and larger chunks: 4,096 rows of
-        # logits are 0.8 GB in float32.
+        # and is compiled anew, hence few and large ones: 0.8 GB in float32.
         chunk_rows=4096,
-        # Rows of bfloat16 that aren't aligned keep cuBLAS from its fast
-        # kernels.
+        # Unaligned rows of bfloat16 keep cuBLAS from its fast kernels.
         evaluation_columns=64,
     ),
     "mps": Kind(
@@ -159,9 +156,9 @@ KINDS = {
         # them share the cost of preparing the weights.
         micro_batch_tokens=4096,
         evaluation_tokens=16384,
-        # Matrix products of this size are at full speed.
+        # Matrix products of this size are at full speed. More columns gain
+        # nothing, and the weight would be copied.
         chunk_rows=1024,
-        # More columns gain nothing, and the weight would be copied.
         evaluation_columns=1,
     ),
 }

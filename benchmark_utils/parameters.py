@@ -6,19 +6,18 @@ A parameter of another name must be of its default's kind: yes or no, or a
 number. What is written as a number (``"1e-3"``, YAML's reading of 1e-3) or as
 yes or no (``"false"``) is one. None is allowed where a component declares it.
 
-Values are checked twice: when benchopt takes a command's choice of values, for
-all components before the first of them reads data, and when it makes an
-instance, which has them converted.
+What components do with it is in ``checked.py``.
 """
-import itertools
+import dataclasses
 import math
 import numbers
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
 
 from benchmark_utils.data.tokenizers import SEPARATORS
-from benchmark_utils.errors import readable
+from benchmark_utils.models.architecture import Architecture
+from benchmark_utils.models.named import MODELS
 from benchmark_utils.training.schedules import SCHEDULES
 
 WORDS = {
@@ -81,7 +80,7 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Rule:
     """The values that a parameter may have.
 
@@ -150,10 +149,28 @@ STEPS = Rule(whole, low=0)
 NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
 
+
+
+def rule_of_type(kind):
+    """The rule of a model's size or switch, by its type in ``Architecture``,
+    which knows what else must hold."""
+    if get_origin(kind) is Literal:
+        return Rule(words=get_args(kind))
+    if get_args(kind):
+        # A number, or a word.
+        number_type, words = get_args(kind)
+        return Rule(number, low=0, words=get_args(words))
+    return {int: COUNT, bool: Rule(yes_no), float: NOT_NEGATIVE}[kind]
+
+
 # What the objective, the datasets and the training loop take.
 RULES = {
-    "n_layer": COUNT, "n_head": COUNT, "n_embd": COUNT,
-    "context_length": COUNT, "batch_size": COUNT, "sequence_length": COUNT,
+    "model": Rule(words=tuple(MODELS)),
+    **{
+        field.name: rule_of_type(field.type)
+        for field in dataclasses.fields(Architecture)
+    },
+    "batch_size": COUNT, "sequence_length": COUNT,
     "val_tokens": COUNT, "train_tokens": COUNT,
     "eval_every": Rule(whole, low=1, words=("auto",)),
     "micro_batch_size": Rule(whole, low=1, words=("auto",)),
@@ -170,6 +187,7 @@ RULES = {
     ),
     "dtype": Rule(words=("auto", "float32", "bfloat16")),
     "repeat": Rule(yes_no),
+    "corpus": Rule(words=("fineweb", "fineweb-edu")),
     "num_train_shards": Rule(whole, low=1, high=103),
     "revision": Rule(
         text, hint=": the name of a branch, tag or commit, in quotes if it "
@@ -199,24 +217,6 @@ PATTERNS = {
     "probability": SHARE,
     "radius": NOT_NEGATIVE,
 }
-# (names, what must hold of their values, what to say where it does not).
-RELATIONS = [
-    (("warmup_steps", "num_steps"), lambda few, all_: few <= all_,
-     "warmup_steps={} is longer than the horizon, num_steps={}"),
-    (("sequence_length", "context_length"), lambda rows, most: rows <= most,
-     "sequence_length={} is longer than the model's context_length={}"),
-    (("val_tokens", "sequence_length"), lambda all_, row: all_ % row == 0,
-     "val_tokens={} must be a multiple of sequence_length={}"),
-    (("n_embd", "n_head"), lambda width, heads: width % heads == 0,
-     "n_embd={} must be a multiple of n_head={}"),
-    (("min_length", "max_length"), lambda low, high: low <= high,
-     "min_length={} is more than max_length={}"),
-    (("num_successors", "vocab_size"), lambda few, all_: few <= all_ - 2,
-     "num_successors={} is more than the words of vocab_size={}, two of which "
-     "are the separator and the marker"),
-]
-
-
 def find_rule(name, default):
     """The rule of a parameter; None if it may be anything.
 
@@ -265,119 +265,3 @@ def convert(name, value, defaults):
         raise ValueError(
             f"{name}={value!r} must be {rule}{none}."
         ) from None
-
-
-def combinations(grid):
-    """Yield each combination of a grid's values, a dict by name.
-
-    A grid is a dict as benchopt takes it: from a name to its values, or from
-    several, separated by commas, to tuples of theirs. Later entries win.
-    """
-    entries = []
-    for key, values in grid.items():
-        names = [name.strip() for name in key.split(",")]
-        if not isinstance(values, (list, tuple)):
-            values = [values]
-        if len(names) == 1:
-            values = [(value,) for value in values]
-        for value in values:
-            if not isinstance(value, (list, tuple)) or (
-                len(value) != len(names)
-            ):
-                raise ValueError(
-                    f"{key}={value!r} must be a tuple of {len(names)} values."
-                )
-        entries.append([dict(zip(names, value)) for value in values])
-    for parts in itertools.product(*entries):
-        yield {name: v for part in parts for name, v in part.items()}
-
-
-class CheckedParameters:
-    """Mixin of a benchopt component: it refuses parameters that make no
-    sense, with one sentence, and converts what is written otherwise."""
-
-    # The parameters that a component can't do without.
-    required_parameters = ()
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        cls.parameters = Grid(cls, cls.parameters)
-
-    @classmethod
-    def check_parameters(cls, values):
-        """One combination of parameters, each in its type.
-
-        Parameters
-        ----------
-        values : dict
-
-        Returns
-        -------
-        values : dict
-
-        Raises
-        ------
-        ValueError
-            If a value is not allowed, if one is missing, or if the class
-            has an attribute of a parameter's name, which benchopt would use.
-        """
-        for name in values:
-            if hasattr(cls, name):
-                raise ValueError(
-                    f"{cls.name} has {name} twice, as a parameter and as an "
-                    "attribute of its class, which benchopt would use. Delete "
-                    "the attribute."
-                )
-        missing = [
-            name for name in cls.required_parameters
-            if name not in values and not hasattr(cls, name)
-        ]
-        if missing:
-            raise ValueError(
-                f"{cls.name} lacks {', '.join(missing)}. Add to its "
-                "parameters what every one has: "
-                f"{', '.join(cls.required_parameters)}."
-            )
-        defaults = list(combinations(dict(cls.parameters)))
-        try:
-            values = {
-                name: convert(name, value, [d.get(name) for d in defaults])
-                for name, value in values.items()
-            }
-            for names, holds, sentence in RELATIONS:
-                if set(names) <= set(values):
-                    related = [values[name] for name in names]
-                    if not holds(*related):
-                        raise ValueError(f"{sentence.format(*related)}.")
-        except ValueError as error:
-            raise ValueError(f"{cls.name}: {error}") from None
-        return values
-
-    @readable
-    def save_parameters(self, **parameters):
-        super().save_parameters(**parameters)
-        self._parameters = self.check_parameters(self._parameters)
-        vars(self).update(self._parameters)
-
-
-class Grid(dict):
-    """The parameters of a component, checked when a command chooses values.
-
-    For every component that a command names, benchopt copies this dict and
-    updates the copy with the command's values, before it reads any data. An
-    instance is only made when its turn has come: after the training of those
-    before it.
-    """
-
-    def __init__(self, component, values):
-        super().__init__(values)
-        self.component = component
-
-    def copy(self):
-        return Grid(self.component, self)
-
-    @readable
-    def update(self, chosen):
-        super().update(chosen)
-        for values in combinations(self):
-            self.component.check_parameters(values)

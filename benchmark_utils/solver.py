@@ -13,7 +13,7 @@ from benchmark_utils.device import synchronize
 from benchmark_utils.errors import noted
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.progress import Progress
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model

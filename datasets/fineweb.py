@@ -1,42 +1,83 @@
-"""FineWeb, as tokens of GPT-2: the corpus of the nanoGPT speedrun.
+"""FineWeb and FineWeb-Edu as tokens of GPT-2.
 
-The sample of 10 billion tokens of FineWeb (Penedo et al., "The FineWeb
-Datasets", 2024, licence ODC-By 1.0), tokenized with GPT-2's BPE and cut into
-shards for llm.c and modded-nanogpt. Shards are fetched from the Hub, verified
-once, and from then on used without a network. Ahead of time:
+Samples of 10 billion tokens of both corpora (Penedo et al., "The FineWeb
+Datasets", arXiv:2406.17557, licence ODC-By 1.0), tokenized with GPT-2's BPE
+and cut into shards for llm.c and modded-nanogpt. FineWeb's is the corpus of
+the nanoGPT speedrun. Shards are fetched from the Hub, verified once, and from
+then on used without a network:
 
     benchopt prepare . -d "FineWeb[num_train_shards=18]"
+    benchopt prepare . -d "FineWeb[corpus=fineweb-edu,num_train_shards=18]"
 """
 import time
+from typing import NamedTuple
 
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.data.hub import fetch_shards
+from benchmark_utils.cache_key import Keyed
+from benchmark_utils.data.hub import fetch_shards, shard_versions
 from benchmark_utils.data.shards import TokenShards
 from benchmark_utils.errors import readable
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 
-REPOSITORY = "kjj0/fineweb10B-gpt2"
-MAX_TRAIN_SHARDS = 103
+SHARD_BYTES = 200_001_024
+# Shards that a run fetches unasked, in all 1 GB.
+MAX_SHARDS_UNASKED = 5
+# A value that equals no other: what is missing is prepared again.
+NEVER_THE_SAME = time.time_ns
+
+
+class Corpus(NamedTuple):
+    """Shards of one corpus on the Hub, and their folder on the disk."""
+
+    repository: str
+    prefix: str
+    folder: str
+    train_shards: int
+    # Validation loss to reach, in nats per token.
+    target: float | None
+
+
+CORPORA = {
+    # The loss that modded-nanogpt's speedrun stops at.
+    "fineweb": Corpus(
+        "kjj0/fineweb10B-gpt2", "fineweb", "fineweb10B", 103, 3.28
+    ),
+    # No run of these tokens is published that a target could be taken from.
+    "fineweb-edu": Corpus(
+        "kjj0/finewebedu10B-gpt2", "finewebedu", "finewebedu10B", 99, None
+    ),
+}
 HELP = """\
-Each shard has 200,001,024 bytes, the last one for training (103) 110,649,110.
-If this machine has no network or too small a disk, prepare the data where it
-has, with
-  benchopt prepare . -d "FineWeb[num_train_shards={}]"
-and let benchopt find it: the shards are looked for in fineweb10B within the
+Each shard has {:,} bytes, the last one for training fewer. If this machine
+has no network or too small a disk, prepare the data where it has, with
+  benchopt prepare . -d "{}"
+and let benchopt find it: the shards are looked for in {folder} within the
 folder that the environment variable BENCHOPT_DATA_HOME names, or where
-data_paths: {{fineweb10B: <folder>}} in config.yml says."""
+data_paths: {{{folder}: <folder>}} in config.yml says."""
+TOO_LARGE = """\
+{} needs {} shards that are not in {}: {:.1f} GB, {:.0f} minutes at
+100 Mbit/s. A run fetches at most {:.0f} GB unasked. Type one of
+  benchopt prepare . -d "{}"
+  benchopt run . --config configs/quickstart.yml
+  benchopt run . -d "FineWeb[num_train_shards=1]" ...
+The first fetches the shards, before the run. The second is a problem for a
+laptop, without a download. The third is enough for 190 steps of 524,288
+tokens (0.4 GB)."""
 
 
-class Dataset(CheckedParameters, BaseDataset):
-    """GPT-2 tokens of FineWeb, from the Hub."""
+class Dataset(CheckedParameters, Keyed, BaseDataset):
+    """GPT-2 tokens of FineWeb or FineWeb-Edu, from the Hub."""
 
     name = "FineWeb"
     requirements = ["huggingface_hub", "filelock"]
 
     parameters = {
-        # 1 to 103, of 10**8 tokens each: 190 steps of 524,288 tokens.
+        # "fineweb" or "fineweb-edu".
+        "corpus": ["fineweb"],
+        # Shards of 10**8 tokens each, 190 steps of 524,288 tokens: 1 to 103
+        # of FineWeb, 1 to 99 of FineWeb-Edu.
         "num_train_shards": [103],
         # Branch, tag or commit of the Hub's repository.
         "revision": ["main"],
@@ -46,7 +87,7 @@ class Dataset(CheckedParameters, BaseDataset):
 
     test_parameters = {"num_train_shards": [1]}
 
-    # What is fetched does not depend on them.
+    # The shards do not depend on them.
     prepare_cache_ignore = ("repeat", "base_seed")
 
     @readable
@@ -58,62 +99,78 @@ class Dataset(CheckedParameters, BaseDataset):
         paths : list of Path
             The validation shard, then the training shards.
         """
-        names = self._names()
-        folder = get_data_path("fineweb10B")
+        files = self._files()
         try:
-            return fetch_shards(REPOSITORY, names, folder, self.revision)
+            return fetch_shards(**files)
         except OSError as error:
-            raise type(error)(
-                f"{error}\n{HELP.format(self.num_train_shards)}"
-            ) from error
-
-    def _names(self):
-        """The files of the shards, validation first."""
-        if (
-            type(self.num_train_shards) is not int
-            or not 1 <= self.num_train_shards <= MAX_TRAIN_SHARDS
-        ):
-            raise ValueError(
-                f"num_train_shards is {self.num_train_shards!r}; FineWeb has "
-                f"1 to {MAX_TRAIN_SHARDS} training shards."
-            )
-        if not isinstance(self.revision, str) or not self.revision:
-            raise ValueError(
-                f"revision is {self.revision!r}; it must be the name of a "
-                "branch, tag or commit, in quotes if it looks like a number."
-            )
-        return ["fineweb_val_000000.bin"] + [
-            f"fineweb_train_{number:06d}.bin"
-            for number in range(1, self.num_train_shards + 1)
-        ]
-
-    def _get_state(self):
-        """benchopt caches what it has prepared and run, and doesn't see that
-        files were deleted or replaced: their versions are part of the key,
-        and what is missing has a new one each time."""
-        folder = get_data_path("fineweb10B")
-        try:
-            versions = [
-                (info.st_size, info.st_mtime_ns) for info in (
-                    (folder / name).stat() for name in self._names()
-                )
-            ]
-        except OSError:
-            versions = time.time_ns()
-        except ValueError:
-            versions = None  # prepare says what is wrong.
-        return {"versions": versions}
-
-    def __setstate__(self, state):
-        """Nothing to restore: the state is there for the cache key."""
+            raise type(error)(f"{error}\n" + HELP.format(
+                SHARD_BYTES, self._selector(), folder=files["folder"].name
+            )) from error
 
     @readable
     def get_data(self):
+        self._refuse_large_download()
         val, *train = self.prepare()
-        # The loss that modded-nanogpt's speedrun stops at; the entropy of
-        # the text is unknown.
         return {
             "train": TokenShards(train, vocab_size=50257),
             "val": TokenShards([val], vocab_size=50257),
-            "target": 3.28, "entropy": None, "repeat": self.repeat,
+            "target": CORPORA[self.corpus].target,
+            # Neither is known without GPT-2's vocabulary at hand.
+            "entropy": None, "bytes_per_token": None,
+            "repeat": self.repeat,
         }
+
+    def cache_key(self):
+        """benchopt caches what it has prepared and run, and doesn't see that
+        shards were deleted or replaced."""
+        try:
+            versions = shard_versions(**self._files())
+        except ValueError:
+            versions = None  # prepare says what is wrong.
+        else:
+            if None in versions:
+                versions = NEVER_THE_SAME()
+        return {"versions": versions}
+
+    def _refuse_large_download(self):
+        """Refuse to start a run with a download that takes long."""
+        files = self._files()
+        missing = sum(
+            not (files["folder"] / name).exists()
+            for name in files["filenames"]
+        )
+        if missing > MAX_SHARDS_UNASKED:
+            size = missing * SHARD_BYTES
+            raise ValueError(TOO_LARGE.format(
+                self._selector(), missing, files["folder"], size / 1e9,
+                size * 8 / 1e8 / 60, MAX_SHARDS_UNASKED * SHARD_BYTES / 1e9,
+                self._selector(),
+            ))
+
+    def _selector(self):
+        """These shards, as benchopt's command line takes them."""
+        parameters = [f"num_train_shards={self.num_train_shards}"]
+        if self.corpus != "fineweb":
+            parameters.insert(0, f"corpus={self.corpus}")
+        if self.revision != "main":
+            parameters.append(f"revision={self.revision}")
+        return f"FineWeb[{','.join(parameters)}]"
+
+    def _files(self):
+        """The arguments of ``fetch_shards``, validation first, checked."""
+        corpus = CORPORA[self.corpus]
+        if self.num_train_shards > corpus.train_shards:
+            raise ValueError(
+                f"num_train_shards is {self.num_train_shards!r}; corpus="
+                f"{self.corpus} has 1 to {corpus.train_shards} training "
+                f"shards: FineWeb[corpus={self.corpus},num_train_shards="
+                f"{corpus.train_shards}]."
+            )
+        return dict(
+            repo_id=corpus.repository, revision=self.revision,
+            folder=get_data_path(corpus.folder),
+            filenames=[f"{corpus.prefix}_val_000000.bin"] + [
+                f"{corpus.prefix}_train_{number:06d}.bin"
+                for number in range(1, self.num_train_shards + 1)
+            ],
+        )

@@ -14,7 +14,7 @@ from benchopt.config import get_data_path
 
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.errors import readable
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 
 # Raise it whenever the documents change: it names the folder of the shards.
 FORMAT_VERSION = 1

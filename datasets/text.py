@@ -3,48 +3,47 @@
     benchopt run . -d "Text[path='~/novels']"
     benchopt run . -d "Text[path='corpus/**/*.md',tokenizer=gpt2]"
 
-One file is one document, and one in ten is for validation. Without a path,
-the text is the sources and documentation of Python's standard library.
+One file is one document. The documents are put in the order of their hashes,
+and the last tenth of the text is for validation: of a single file, its end, as
+nanoGPT does it. Without a path, the text is the sources and documentation of
+Python's standard library.
 
 Documents are cut into passages as long as FineWeb's median document, each led
 by the tokenizer's separator as these are, and the passages are shuffled:
 batches are read in order, and a long file would fill hundreds of small ones
 with nothing else. Shuffling takes as much memory as there is text.
 """
-import glob
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import sys
 import sysconfig
-from pathlib import Path
 
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
+from benchmark_utils.cache_key import Keyed
+from benchmark_utils.data.documents import (
+    PASSAGE_LENGTH, VALIDATION_SHARE, describe_skipped, read_documents,
+    read_passages, split
+)
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
 from benchmark_utils.errors import readable
-from benchmark_utils.parameters import CheckedParameters
+from benchmark_utils.checked import CheckedParameters
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.
-FORMAT_VERSION = 1
-# One document in so many is for validation.
-VALIDATION_SHARE = 10
-# Characters in a passage, at most.
-PASSAGE_LENGTH = 2048
+FORMAT_VERSION = 2
 # The prefixes of the shards' names.
 SIDES = "text_train", "text_val"
-# Beside the shards: documents and tokens on each side.
+# Beside the shards: documents, tokens and bytes of text on each side.
 CORPUS_FILE = "corpus.json"
-TEST_FOLDERS = {"test", "tests", "idle_test"}
 
 
-class Dataset(CheckedParameters, BaseDataset):
-    """Text files, split into training and validation by document."""
+class Dataset(CheckedParameters, Keyed, BaseDataset):
+    """Text files, nine tenths for training and one for validation."""
 
     name = "Text"
     requirements = []
@@ -67,14 +66,14 @@ class Dataset(CheckedParameters, BaseDataset):
         "path": [os.path.join(sysconfig.get_path("stdlib"), "email")],
     }
 
-    # {SHA-256 of the content: file} of the documents, found when first needed,
-    # and the hash of these and of how they become shards.
+    # What ``read_documents`` returns, found when first needed, and the hash of
+    # the documents and of how they become shards.
     _documents = None
     _content = None
-    _skipped = ()
+    _skipped = {}
 
-    def _get_state(self):
-        """benchopt's cache of results must notice that a text was edited."""
+    def cache_key(self):
+        """benchopt doesn't see that a text was edited."""
         try:
             self._find_documents()
         except (OSError, ValueError):
@@ -82,6 +81,7 @@ class Dataset(CheckedParameters, BaseDataset):
         return {"content": self._content}
 
     def __setstate__(self, state):
+        """A worker reads the text that the run was started with, or none."""
         self._content = state["content"]
 
     @readable
@@ -91,10 +91,12 @@ class Dataset(CheckedParameters, BaseDataset):
 
     @readable
     def get_data(self):
-        train, val = self._open_shards()
+        (train, val), corpus = self._open_shards()
         return dict(
             train=train, val=val, target=self.target, entropy=None,
             repeat=self.repeat,
+            # The separators are tokens too, of no bytes.
+            bytes_per_token=corpus[SIDES[1]]["bytes"] / val.num_tokens,
         )
 
     def _open_shards(self):
@@ -119,6 +121,7 @@ class Dataset(CheckedParameters, BaseDataset):
             for side, opened in zip(SIDES, shards):
                 if opened.num_tokens != corpus[side]["tokens"]:
                     raise ValueError(f"{side} shards are missing.")
+                corpus[side]["bytes"], corpus[side]["documents"]
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{folder} is damaged: {error} Delete this folder; it is "
@@ -129,10 +132,10 @@ class Dataset(CheckedParameters, BaseDataset):
         for side, use in zip(SIDES, ("training", "validation")):
             print(f"  {use}: {corpus[side]['tokens']:,} tokens in "
                   f"{corpus[side]['documents']:,} documents")
-        if self._skipped:
-            print(f"  skipped: {len(self._skipped):,} files that are not "
-                  f"UTF-8, the first is {self._skipped[0]}")
-        return shards
+        # Of the standard library, nobody could do anything about them.
+        for line in describe_skipped(self._skipped if self.path else {}):
+            print(line)
+        return shards, corpus
 
     def _find_documents(self):
         """Read all files once. The order of the documents is that of their
@@ -140,13 +143,6 @@ class Dataset(CheckedParameters, BaseDataset):
         if self._documents is not None:
             return
         documents, self._skipped = read_documents(self.path)
-        if len(documents) < 2:
-            raise ValueError(
-                f"path={self.path} gives {len(documents)} document(s): files "
-                "of UTF-8 text that are not empty, each content once. "
-                "Training and validation need at least one each. Cut large "
-                "files into several."
-            )
         recipe = (
             FORMAT_VERSION, VALIDATION_SHARE, PASSAGE_LENGTH, self.tokenizer
         )
@@ -166,22 +162,20 @@ class Dataset(CheckedParameters, BaseDataset):
         time, the first one's is kept: all are the same."""
         encode = make_encoder(self.tokenizer)
         separator = SEPARATORS[self.tokenizer]
-        documents = list(self._documents.items())
-        num_val = max(1, len(documents) // VALIDATION_SHARE)
         temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         corpus = {"tokenizer": self.tokenizer}
         try:
-            for side, part in zip(
-                SIDES, (documents[num_val:], documents[:num_val])
-            ):
+            for side, parts in zip(SIDES, split(self._documents)):
+                passages = read_passages(parts)
                 tokens = (
-                    ids for passage in read_passages(part)
+                    ids for passage in passages
                     for ids in ([separator], encode(passage))
                 )
                 paths = write_shards(temporary, side, tokens, separator + 1)
                 corpus[side] = {
-                    "documents": len(part),
+                    "documents": len(parts),
                     "tokens": TokenShards(paths, separator + 1).num_tokens,
+                    "bytes": sum(len(text.encode()) for text in passages),
                 }
             (temporary / CORPUS_FILE).write_text(json.dumps(corpus, indent=1))
             try:
@@ -191,86 +185,3 @@ class Dataset(CheckedParameters, BaseDataset):
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def read_documents(path):
-    """Find the documents of a folder, glob or, if None, Python's library.
-
-    Hidden files are left out of a folder, and empty files and those whose
-    content was seen before of everything.
-
-    Returns
-    -------
-    documents : dict
-        SHA-256 of the content, in increasing order: Path.
-    skipped : list of Path
-        Files that are not UTF-8.
-
-    Raises
-    ------
-    OSError
-        If a file can't be read.
-    ValueError
-        If there are no files.
-    """
-    files = list_files(path)
-    if not files:
-        raise ValueError(
-            f"path={path} matches no files. Give a folder, or a glob such as "
-            "'texts/**/*.txt' in which ** stands for folders of any depth."
-        )
-    documents, skipped = {}, []
-    for file in files:
-        data = file.read_bytes()
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            skipped.append(file)
-        else:
-            if data:
-                documents.setdefault(hashlib.sha256(data).hexdigest(), file)
-    return dict(sorted(documents.items())), skipped
-
-
-def list_files(path):
-    """The regular files that ``path`` stands for, sorted."""
-    if path is None:
-        root = Path(sysconfig.get_path("stdlib"))
-        # The modules that every installation of this version has: no test
-        # suite, no third-party packages, nothing made by the build.
-        files = [
-            file for module in sys.stdlib_module_names
-            for file in [root / f"{module}.py", *(root / module).rglob("*.py")]
-            if not TEST_FOLDERS & set(file.relative_to(root).parts)
-        ]
-    elif (folder := Path(str(path)).expanduser()).is_dir():
-        files = [
-            file for file in folder.rglob("*")
-            if not any(
-                part.startswith(".") for part in file.relative_to(folder).parts
-            )
-        ]
-    else:
-        files = map(Path, glob.glob(str(folder), recursive=True))
-    # Never a pipe: reading one waits for whoever writes to it.
-    return sorted(file for file in files if file.is_file())
-
-
-def read_passages(documents):
-    """Cut the texts of (SHA-256, file) pairs into passages.
-
-    Returns a list of str. Its order looks random and is that of hashes, the
-    same on every machine.
-    """
-    passages = []
-    for digest, file in documents:
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(
-                f"{file} was changed while it was read. Run again."
-            )
-        text = data.decode()
-        for start in range(0, len(text), PASSAGE_LENGTH):
-            key = hashlib.sha256(f"{digest} {start}".encode()).digest()
-            passages.append((key, text[start:start + PASSAGE_LENGTH]))
-    return [passage for _, passage in sorted(passages)]

@@ -2,7 +2,7 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils import traces
+from benchmark_utils.results import traces
 from benchmark_utils.results.problems import (
     describe, problem_options, select
 )

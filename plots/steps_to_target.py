@@ -1,7 +1,7 @@
 """How soon, and how surely: the share of runs at the target by each step."""
 from benchopt import BasePlot
 
-from benchmark_utils import traces
+from benchmark_utils.results import traces
 from benchmark_utils.results.curves import share_reached
 from benchmark_utils.results.problems import (
     describe, outcome, problem_options, select

@@ -1,15 +1,15 @@
 """The curves to compare: validation loss against steps, tokens or time."""
-import pandas as pd
+import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils import traces
+from benchmark_utils.results import traces
 from benchmark_utils.results.curves import (
-    AXES, highest_loss, in_order, median_curves, seed_curves
+    AXES, highest_loss, in_order, median_curves, seed_curves, shows_target
 )
 from benchmark_utils.results.problems import (
     describe, outcome, problem_options, select
 )
-from benchmark_utils.results.table import runs
+from benchmark_utils.results.table import SEED, runs
 
 NEAR = "near the target"
 SEEDS = "every seed"
@@ -49,10 +49,11 @@ class Plot(BasePlot):
                 trace, traces.some(curve["x"], curve["val_loss"], style)
             ]
         target = evaluations["target"].iloc[0]
-        drawn.append(traces.line(
-            [curves["x"].min(), curves["x"].max()], [target, target],
-            {"label": f"target {target:.4g}", "color": traces.GREY},
-        ))
+        if shows_target(evaluations, near_target=zoom == NEAR):
+            drawn.append(traces.line(
+                [curves["x"].min(), curves["x"].max()], [target, target],
+                {"label": f"target {target:.4g}", "color": traces.GREY},
+            ))
         return drawn
 
     def get_metadata(self, df, against, zoom, lines, problem):
@@ -67,7 +68,10 @@ class Plot(BasePlot):
 
 def _with_gaps(curves):
     """The curves of all runs as one, with a nan between two."""
-    parts = []
-    for _, curve in curves.groupby(["base_seed", "repetition"], sort=False):
-        parts += [curve, pd.DataFrame([{"label": curve["label"].iloc[0]}])]
-    return pd.concat(parts[:-1])
+    starts = np.flatnonzero(
+        curves.groupby(SEED, sort=False).ngroup().diff() > 0
+    )
+    return {
+        name: np.insert(curves[name].to_numpy(), starts, np.nan)
+        for name in ["x", "val_loss"]
+    }

@@ -1,6 +1,6 @@
 """A Hub on loopback for one dataset repository, with faults on request.
 
-It speaks what huggingface_hub's client needs to fetch files: the dataset's
+It answers what huggingface_hub's client asks to fetch files: the dataset's
 description with the size and the SHA-256 of each file, ``resolve`` addresses
 that redirect to another host (as the real Hub does to its CDN), ranges.
 
@@ -39,13 +39,18 @@ class FakeHub:
         "<status>", "cut <n>" and "reset <n>" (the connection ends after n
         bytes, in order or with a reset), "wrong" (one byte is another),
         "slow <n>" (n bytes per second), "stall", "whole" (the range is
-        ignored), "html" (a login page with status 200).
+        ignored), "longer <n>" (n more bytes), "html" (a login page with
+        status 200).
     requests : list of Request
         Everything that was asked.
     bytes_sent : int
         Of file contents.
     token : str or None
         If set, the repository is private.
+    has_ranges : bool
+        False: each request of a range is answered with 416.
+    hashes : dict of str to str or None
+        SHA-256 on record of a file, if not the right one.
     """
 
     def __init__(self, files, repo_id="owner/shards"):
@@ -55,6 +60,8 @@ class FakeHub:
         self.requests = []
         self.bytes_sent = 0
         self.token = None
+        self.has_ranges = True
+        self.hashes = {}
 
     def __enter__(self):
         self._servers = [_serve(self, _Hub), _serve(self, _Cdn)]
@@ -90,6 +97,10 @@ class FakeHub:
         ]
 
 
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -118,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.do_GET()
 
-    def note(self):
+    def remember(self):
         self.hub.requests.append(Request(
             self.host, self.path, self.headers["Range"],
             self.headers["Authorization"],
@@ -154,7 +165,7 @@ class _Hub(_Handler):
     host = "hub"
 
     def do_GET(self):
-        self.note()
+        self.remember()
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         about, resolve = (
             f"/api/datasets/{hub.repo_id}/revision/",
@@ -187,7 +198,7 @@ class _Hub(_Handler):
             {
                 "rfilename": name, "size": len(content), "blobId": "0",
                 "lfs": {
-                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "sha256": self.hub.hashes.get(name, _sha256(content)),
                     "size": len(content), "pointerSize": 134,
                 },
             }
@@ -204,7 +215,8 @@ class _Hub(_Handler):
             self.refuse(404, "EntryNotFound")
             return
         self.answer(
-            302, X_Repo_Commit=commit,
+            302, X_Repo_Commit=commit, X_Linked_Size=len(files[name]),
+            X_Linked_Etag=f'"{_sha256(files[name])}"',
             Location=f"{self.hub.cdn_url}/{commit}/{name}",
         )
 
@@ -213,19 +225,24 @@ class _Cdn(_Handler):
     host = "cdn"
 
     def do_GET(self):
-        self.note()
+        self.remember()
         _, commit, name = self.path.split("/")
         content = self.hub.files_of(commit)[name]
         fault = self.next_fault(name)
         if self.answer_fault(fault):
             return
         kind, amount = (*fault, "", "")[:2]
+        if self.headers["Range"] and not self.hub.has_ranges:
+            self.answer(416)
+            return
         start = 0
         if self.headers["Range"] and kind != "whole":
             start = int(self.headers["Range"].removeprefix("bytes=")[:-1])
         if start >= len(content):
             self.answer(416)
             return
+        if kind == "longer":
+            content = content + bytes(int(amount))
         if kind == "wrong":
             content = bytearray(content)
             content[len(content) // 2] ^= 1

@@ -38,6 +38,11 @@ def results(solvers, num_seeds=3, num_steps=200, eval_every=10, spread=5.0,
                 **{f"p_solver_{key}": val for key, val in parameters.items()},
             ))
     frame = pd.concat(frames, ignore_index=True)
+    if "p_solver_momentum" not in frame:
+        # A parameter that only another solver has, as benchopt puts it.
+        frame["p_solver_momentum"] = np.nan
+        sgd = frame["solver_name"].str.startswith("SGD")
+        frame.loc[sgd, "p_solver_momentum"] = 0.9
     return frame.assign(
         dataset_name=problem, objective_name="nanoGPT[2x32]", base_seed=0,
         p_dataset_margin=float(problem.partition("=")[2].rstrip("]")),
@@ -83,3 +88,39 @@ def _run(crossing, ms, num_steps, eval_every, diverged):
         "objective_seconds_to_target": to_target * ms / 1000,
         "objective_peak_memory_mib": 100.0,
     })
+
+
+NAMES = (
+    "Adafactor Adam AdamH AdEMAMix Lion MARS Muon MuonH NAdam NorMuon "
+    "PSGD-Kron Schedule-free-AdamW Scion SGD Shampoo Signum SOAP"
+).split()
+THREE = {
+    "Adam": {"steps": 150}, "Muon": {"steps": 100, "ms": 14},
+    "SGD": {"steps": 900},
+}
+CASES = {
+    "three": results(THREE),
+    "one solver, one seed": results({"Adam": {"steps": 150}}, num_seeds=1),
+    "seventeen, ten seeds": results({
+        name: {"steps": 90 + 8 * index, "ms": 8 + index % 5}
+        for index, name in enumerate(NAMES)
+    }, num_seeds=10, num_steps=400),
+    "all censored": results({"Adam": {"steps": 300}, "SGD": {"steps": 900}}),
+    "one diverged": results({
+        "Adam": {"steps": 150, "diverged": [1]},
+        "SGD": {"steps": 400, "diverged": [0, 1, 2]},
+    }),
+    "a sweep": pd.concat([
+        results({"Adam": {
+            "steps": steps, "diverged": diverged,
+            "parameters": {"learning_rate": rate, "weight_decay": 0.1},
+        }}) for rate, steps, diverged in [
+            (0.001, 180, []), (0.003, 120, []), (0.01, 160, [0]),
+            (0.03, 150, [0, 1, 2]),
+        ]
+    ], ignore_index=True),
+    "two problems": pd.concat([
+        results(THREE, problem=f"Simulated[margin={margin}]")
+        for margin in [0.1, 0.2]
+    ], ignore_index=True),
+}

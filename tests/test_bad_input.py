@@ -106,7 +106,7 @@ def test_objective(refused, no_data, parameters, message):
     ({"beta1": 1.0}, "beta1=1.0 must be a number from 0 to below 1"),
 ])
 def test_solver(refused, no_data, parameters, message):
-    assert re.match(f"Adam: {message}", refused(solver=parameters))
+    assert re.match(f"AdamW: {message}", refused(solver=parameters))
 
 
 @pytest.mark.parametrize("parameters, message", [
@@ -148,7 +148,7 @@ def test_objective_and_data(refused, parameters, parts):
 def test_weights_of_another_model(refused, tmp_path, change, message):
     path = tmp_path / "weights.safetensors"
     weights = make_model(
-        "gpt2", 256, context_length=32, n_layer=2, n_head=2, n_embd=32
+        "gpt2", 256, n_layer=2, n_head=2, n_embd=32, context_length=32
     ).state_dict()
     if change:
         change(weights)
@@ -260,7 +260,7 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
     )
     first, last = output.split("\nMind these runs:\n")
     name, sentence = last.splitlines()
-    assert name.startswith("Adam[") and "num_steps=1000000" in name
+    assert name.startswith("AdamW[") and "num_steps=1000000" in name
     assert sentence.startswith("  failed: 1000000 steps of 512 tokens need")
     # What leads from benchopt to the benchmark, and no further.
     traceback = first.split("Traceback")[1].split("UserError")[0]
@@ -341,7 +341,7 @@ def test_a_solver_without_a_usable_optimizer(
 def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
     frame = run({"SGD": {"learning_rate": 0.0}, "Adam": {}})
     sgd = frame[frame.solver_name.str.startswith("SGD")]
-    adam = frame[frame.solver_name.str.startswith("Adam")]
+    adam = frame[frame.solver_name.str.startswith("AdamW")]
     assert (sgd.weights_moved == 0).all()
     assert adam.weights_moved.tolist() == [0] + [1] * (len(adam) - 1)
     warning = "trains nothing: after 5 steps each of its weights"

@@ -1,19 +1,24 @@
 """Each kind of device is a row of a table, and "auto" says what it took and
 why."""
 import math
+import os
+import subprocess
+import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from benchmark_utils.device import (
     KINDS, Machine, autocast, choose_device, choose_dtype, device_name,
-    synchronize
+    synchronize,
 )
 from benchmark_utils.training.compilation import choose_compile
 from benchmark_utils.training.memory import (
     max_micro_batch, peak_memory, release_memory
 )
+from conftest import ROOT
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 
@@ -135,3 +140,53 @@ def test_autocast_is_there_for_each_kind_of_device(kind):
         assert torch.get_autocast_dtype(kind) == torch.bfloat16
     with autocast(torch.device(kind), torch.float32):
         assert not torch.is_autocast_enabled(kind)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts by kind")
+@pytest.mark.parametrize("kept", [True, False])
+def test_peak_memory_of_a_cpu_is_that_of_the_run_alone(tmp_path, kept):
+    """In a process of its own, with and without the allocator's settings:
+    neither files that are read nor the run before count."""
+    np.zeros(2**26, np.uint8).tofile(tmp_path / "shard.bin")
+    output = subprocess.run(
+        [sys.executable, "-c", MEASURE_PEAKS, tmp_path / "shard.bin"]
+        + ["kept"] * kept,
+        capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ).stdout
+    run, read, reread, small = (float(line) for line in output.split())
+    assert run == pytest.approx(100, abs=2)
+    assert read < 2 and reread < 2
+    assert small == pytest.approx(10, abs=2)
+
+
+MEASURE_PEAKS = """
+import sys
+import numpy as np
+import torch
+from benchmark_utils.training import memory
+
+cpu = torch.device("cpu")
+
+def show():
+    print(memory.peak_memory(cpu) / 2**20)
+
+if "kept" in sys.argv:
+    memory.keep_freed_memory()
+memory.release_memory(cpu)
+run = torch.ones(100 * 2**18)
+del run
+show()
+memory.release_memory(cpu)
+shard = np.memmap(sys.argv[1])
+shard.sum()
+show()
+memory.release_memory(cpu)
+shard.sum()
+show()
+del shard
+memory.release_memory(cpu)
+run = torch.ones(10 * 2**18)
+del run
+show()
+"""

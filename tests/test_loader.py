@@ -1,4 +1,4 @@
-"""What the batch loader serves, to whom, in which order, and what it costs.
+"""Batches: which tokens, to whom, in which order, and at what cost.
 
 The order is compared with a statement of modded-nanogpt's in a few lines of
 NumPy, on shards whose tokens are the integers in order.
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark_utils import loader as loader_module
+from benchmark_utils.data import loader as loader_module
 from benchmark_utils.data.loader import READ_AHEAD, BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
 

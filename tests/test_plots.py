@@ -1,74 +1,224 @@
-"""The report shows the numbers of the results."""
+"""The pictures show the numbers of the results, and fit where they go."""
+import json
+import re
+import shutil
+import subprocess
+
 import numpy as np
-import pandas as pd
 import pytest
-from benchopt.results import read_results
+import yaml
+from benchopt.plotting.generate_html import plot_benchmark_html
+from benchopt.plotting.helpers import update_plot_data_style
+from benchopt.results import read_results, save_results
+from docs import ROOT, Clone, code_blocks
+from made_curves import CASES
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from benchmark_utils.report import __main__ as report
+from benchmark_utils.report import figures
+from benchmark_utils.report.page import carry_scripts
+from benchmark_utils.results.table import plain
+
+# Those that take longer to draw.
+BIG = ["seventeen, ten seeds", "a sweep", "two problems"]
+PARAMETERS = [
+    pytest.param(case, marks=pytest.mark.slow) if case in BIG else case
+    for case in CASES
+]
+KINDS = yaml.safe_load((ROOT / "config.yml").read_text())["plots"]
 
 
-@pytest.mark.parametrize("against, column", [
-    ("steps", "objective_step"), ("tokens", "objective_tokens"),
-    ("seconds", "time"),
-])
-def test_curves_are_the_losses_of_the_results(
-        run, bench, tmp_path, against, column):
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_all_pictures_of_benchopt_can_be_drawn(bench, case):
+    """Lines of a title fit beside the menu at 1,280 pixels."""
+    frame = CASES[case]
+    data, options = bench.get_plot_data(frame, KINDS)
+    assert sorted(data) == sorted(KINDS)
+    assert len(options["verdict"]["problem"]) == (
+        2 if case == "two problems" else 1
+    )
+    json.dumps(update_plot_data_style(data, plotly=True))
+    drawn = [
+        (kind, picture) for kind, pictures in data.items()
+        for picture in pictures.values()
+    ]
+    for kind, picture in drawn:
+        assert max(map(len, picture["title"].split("<br />"))) <= 100
+        for trace in picture["data"]:
+            if picture["type"] == "scatter":
+                assert len(trace["x"]) == len(trace["y"])
+                assert len(trace["label"]) <= 40
+                assert not np.isinf(trace["x"] + trace["y"]).any()
+        # A boxplot without boxes stops the page's script.
+        assert picture["data"] or kind in ["sweep", "speed"]
+
+
+def test_the_views_of_the_page_exist(bench):
+    views = yaml.safe_load((ROOT / "config.yml").read_text())["plot_configs"]
+    _, options = bench.get_plot_data(CASES["three"], KINDS)
+    for view in views.values():
+        kind = view.pop("plot_kind")
+        view.pop("scale", None)
+        for name, value in view.items():
+            assert value in options[kind][name.removeprefix(f"{kind}_")]
+
+
+def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
     run({"AdamW": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
         n_repetitions=2)
-    df = read_results(tmp_path / "results.parquet")
-    assert np.isinf(df.objective_value).any()
-    dataset, objective = df.dataset_name[0], df.objective_name[0]
-    plots, _ = bench.get_plot_data(df, ["validation_loss"])
-    plot, = (
-        plot for key, plot in plots["validation_loss"].items()
-        if key.endswith(against)
+    frame = read_results(tmp_path / "results.parquet")
+    assert np.isinf(frame.objective_value).any()
+    data, _ = bench.get_plot_data(frame, ["validation_loss"])
+    adamw = frame[frame.solver_name.str.startswith("AdamW")]
+    for against, column in [
+        ("steps", "objective_step"), ("tokens", "objective_tokens"),
+        ("seconds", "time"),
+    ]:
+        key = (
+            f"validation_loss_{against}_the whole run_median and range_"
+            "Simulated"
+        )
+        line, _, sgd, *_, target = data["validation_loss"][key]["data"]
+        rows = adamw.groupby("stop_val")
+        assert line["label"] == "AdamW"
+        assert line["x"] == pytest.approx(rows[column].mean().tolist())
+        assert line["y"] == pytest.approx(
+            rows.objective_value.median().tolist()
+        )
+        assert line["y_low"] == rows.objective_value.min().tolist()
+        assert line["y_high"] == rows.objective_value.max().tolist()
+        assert sgd["label"] == "SGD (2 of 2 diverged)"
+        assert target["y"] == [frame.objective_target[0]] * 2
+
+
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_figures_are_whole_at_the_width_of_a_column(
+        case, tmp_path, monkeypatch):
+    """Each is a file of its own, 3.4 inches wide, and all that is drawn is
+    within it."""
+    saved = []
+    save = figures.Figure.savefig
+
+    def spy(figure, path, **options):
+        save(figure, path, **options)
+        saved.append(figure)
+
+    monkeypatch.setattr(figures.Figure, "savefig", spy)
+    paths = figures.save_figures(plain(CASES[case]), tmp_path)
+    count = 9 + 2 * (case == "a sweep")
+    assert len(paths) == 2 * count * (2 if case == "two problems" else 1)
+    contents = [path.read_bytes() for path in paths]
+    assert len(set(contents)) == len(set(paths)) == len(paths)
+    starts = {".pdf": b"%PDF", ".png": b"\x89PNG"}
+    for path, content in zip(paths, contents):
+        assert content.startswith(starts[path.suffix])
+    for figure in saved[::2]:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        box = figure.get_tightbbox(canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert width == 3.4 and height < 5
+        assert -0.02 < box.x0 and box.x1 < width + 0.02
+        assert -0.02 < box.y0 and box.y1 < height + 0.02
+
+
+@pytest.fixture
+def page(bench, tmp_path, monkeypatch):
+    """A page of three solvers, as benchopt writes it."""
+    monkeypatch.setattr(bench, "get_output_folder", lambda: tmp_path)
+    path = tmp_path / "three.parquet"
+    save_results(CASES["three"], path)
+    config = yaml.safe_load((ROOT / "config.yml").read_text())
+    plot_benchmark_html(path, bench, config, display=False)
+    return tmp_path / "benchmark_nanogpt_three.html"
+
+
+def test_a_page_carries_its_scripts(page):
+    before = page.read_text()
+    assert "No table here? There is no network" in before
+    carry_scripts(page)
+    after = page.read_text()
+    assert "cdn.plot.ly" in before and "plotly.js v" in after
+    head, _, rest = after.partition("plotly.js v")
+    assert not re.search(r'(src="|<link [^>]*href=")https?://', head)
+    assert not re.search(r'<script src=', rest)
+    carry_scripts(page)
+    assert page.read_text() == after
+    other = page.with_name("other.html")
+    other.write_text("<html></html>")
+    with pytest.raises(ValueError, match="not a page of results"):
+        carry_scripts(other)
+    assert other.read_text() == "<html></html>"
+    with pytest.raises(FileNotFoundError, match="benchopt plot"):
+        carry_scripts(page.with_name("none.html"))
+
+
+BROWSER = next(filter(None, map(shutil.which, [
+    "chromium", "chromium-browser", "google-chrome"
+])), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_without_network_draws_every_picture(page, tmp_path):
+    """Every tab, one after the other: the texts of its picture or table."""
+    carry_scripts(page)
+    html = page.read_text()
+    page.write_text(html.replace("</body>", """<script>
+    window.addEventListener('load', () => {
+      const seen = [];
+      document.querySelectorAll('#view-tabs span.view').forEach((tab) => {
+        setConfig(tab);
+        const title = document.querySelector('#table_container h2, .gtitle');
+        seen.push([
+          tab.textContent, title ? title.textContent : '',
+          document.querySelectorAll('.gridjs-table tbody tr').length,
+          document.querySelectorAll('.scatterlayer .trace').length,
+          document.querySelectorAll('.boxlayer .trace').length,
+        ]);
+      });
+      document.body.innerHTML = '<pre>' + JSON.stringify(seen) + '</pre>';
+    });
+    </script></body>"""))
+    output = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu",
+         "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--disable-quic",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         "--virtual-time-budget=5000", f"file://{page}"],
+        capture_output=True, text=True, timeout=120,
+    ).stdout
+    seen = json.loads(re.search(r"<pre>(.*?)</pre>", output, re.S).group(1))
+    assert [tab for tab, *_ in seen] == [
+        "Verdict", "Loss", "Zoom", "Target", "Saved", "Sweep", "Speed"
+    ]
+    counts = {tab: numbers for tab, title, *numbers in seen}
+    assert counts["Verdict"][0] == 3
+    assert counts["Loss"][1] > 3 and counts["Zoom"][1] > 2
+    assert counts["Target"][1] > 3 and counts["Speed"][1] > 2
+    assert counts["Saved"][2] == 2
+
+
+@pytest.mark.slow
+def test_the_page_says_how_pictures_are_had(tmp_path):
+    command, = code_blocks("docs/pictures.rst", "bash")
+    clone = Clone(tmp_path / "clone")
+    clone.run(
+        "benchopt run . --config configs/smoke.yml --no-display -n 100 "
+        "--output mine"
     )
-    adam, sgd, target = plot["data"]
-    rows = df[df.solver_name == adam["label"]].groupby("stop_val")
-    assert adam["x"] == rows[column].median().tolist()
-    assert adam["y"] == rows.objective_value.median().tolist()
-    assert adam["y_low"] == rows.objective_value.min().tolist()
-    assert adam["y_high"] == rows.objective_value.max().tolist()
-    assert max(sgd["y"]) < 12 and len(sgd["x"]) == len(sgd["y"])
-    assert sgd["label"].endswith("(2 of 2 diverged)")
-    assert target["y"] == [df.objective_target[0]] * 2
-    assert objective in plot["title"] and dataset in plot["title"]
+    said = clone.run(command)
+    assert "18 figures in figures" in said and "needs no network" in said
+    assert len(list((clone.folder / "figures").iterdir())) == 18
+    page = clone.folder / "outputs" / "benchmark_nanogpt_mine.html"
+    assert "plotly.js v" in page.read_text()
 
 
-def test_a_repetition_that_has_ended_counts_with_its_last_loss(
-        run, bench, tmp_path):
-    """Otherwise the end of a curve would be the median of the slowest."""
-    run({"AdamW": {}}, n_repetitions=4)
-    df = read_results(tmp_path / "results.parquet")
-    assert df.stop_val.unique().tolist() == [0, 5, 9, 10]
-    first, second, *_ = (
-        df[df.idx_rep == rep].objective_value.to_numpy() for rep in range(4)
-    )
-    # The first reached its target at step 9, the last diverged at step 5.
-    df.loc[
-        (df.idx_rep == 3) & (df.stop_val == 5),
-        ["objective_value", "objective_diverged"],
-    ] = np.inf, 1
-    df = df[~(
-        ((df.idx_rep == 0) & (df.stop_val > 9))
-        | ((df.idx_rep == 3) & (df.stop_val > 5))
-    )]
-    plots, _ = bench.get_plot_data(df, ["validation_loss"])
-    plot = next(iter(plots["validation_loss"].values()))
-    curve = plot["data"][0]
-    assert curve["label"].endswith("] (1 of 4 diverged)")
-    third = df[df.idx_rep == 2].objective_value.to_numpy()
-    assert len(curve["y"]) == 4
-    assert curve["y"][-1] == np.median([first[2], second[3], third[3], np.inf])
-    assert curve["y_low"][-1] == min(first[2], second[3], third[3])
-    assert curve["y_high"][-1] == max(first[2], second[3], third[3])
-
-
-def test_combinations_that_did_not_run_are_empty(run, bench, tmp_path):
-    frames = []
-    for name, change in [("a", {"margin": 0.2}), ("b", {"margin": 0.3})]:
-        run(None, {"eval_every": 4 if name == "a" else 5}, change,
-            output_file=str(tmp_path / f"{name}.parquet"))
-        frames.append(read_results(tmp_path / f"{name}.parquet"))
-    plots, _ = bench.get_plot_data(pd.concat(frames), ["validation_loss"])
-    curves = [len(plot["data"]) for plot in plots["validation_loss"].values()]
-    # Two datasets, two objectives, three axes; two pairs ran.
-    assert sorted(curves) == 6 * [0] + 6 * [2]
+def test_a_wrong_baseline_leaves_no_figures(tmp_path):
+    path = tmp_path / "three.parquet"
+    save_results(CASES["three"], path)
+    with pytest.raises(SystemExit, match="baseline 'Nobody'"):
+        report.main([
+            str(path), "--figures", str(tmp_path / "pdf"), "--baseline",
+            "Nobody",
+        ])
+    assert not (tmp_path / "pdf").exists()

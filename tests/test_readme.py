@@ -27,7 +27,7 @@ def clone(tmp_path):
 def test_the_commands_are_those_tested_here():
     assert list(commands()) == [
         QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT, ADD, TEXT,
-        PREPARE_SOME, PLOT,
+        PREPARE_SOME, FIGURES,
     ]
 
 
@@ -51,12 +51,13 @@ def test_quickstart_reaches_its_target_and_leaves_a_report(clone):
         frame.objective_value.iloc[-1]
     )
     report, = (clone.folder / "outputs").glob("*_run_*.html")
-    assert "Loss against steps" in report.read_text()
-    clone.run(PLOT, MPLBACKEND="agg")
-    assert list((clone.folder / "outputs").glob("validation_loss_*.pdf"))
+    assert "Steps to target" in report.read_text()
+    clone.run(FIGURES)
+    assert "plotly.js v" in report.read_text()
+    assert list((clone.folder / "figures").glob("loss_against_*.pdf"))
 
 
-PLOT = "benchopt plot . --no-html -k validation_loss"
+FIGURES = "python -m benchmark_utils.report --figures figures --html"
 
 
 CHOOSE = (
@@ -98,13 +99,13 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     first = folder / "fineweb_val_000000.bin"
     first.rename(first.with_suffix(".away"))
     # benchopt has cached that all was prepared; it is not any more.
-    assert "fineweb_val_000000.bin: missing" in clone.run(
+    assert "1 of 104 file(s) (fineweb_val_000000.bin)" in clone.run(
         PREPARE, returncode=1, tracebacks=True, **there
     )
     first.with_suffix(".away").rename(first)
     assert "done" in clone.run(PREPARE_SOME, **there)
     output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
-    assert "FineWeb[num_train_shards=103" in output
+    assert "num_train_shards=103" in output
     assert "nanoGPT[12x768" in output and "num_steps=19485" in output
     assert "not run yet" in output
 

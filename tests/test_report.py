@@ -7,7 +7,7 @@ import pytest
 from docs import Clone, code_blocks
 from made_results import made_results, made_run
 
-from benchmark_utils import report
+from benchmark_utils.report import __main__ as report
 
 STEPS = {
     "Adam": [295, 291, 299], "Muon": [199, 205, 193], "SGD": [None] * 3,
@@ -177,7 +177,7 @@ def test_errors_are_one_sentence(results, monkeypatch, arguments, message):
 def test_real_results_are_reported(run, tmp_path):
     """The report says of a run what its rows say."""
     frame = run(
-        {"Adam": {"num_steps": 10}, "SGD": {"num_steps": 10}},
+        {"AdamW": {"num_steps": 10}, "SGD": {"num_steps": 10}},
         objective={"target": 4.14}, n_repetitions=3,
     )
     table = tmp_path / "table.csv"

@@ -450,9 +450,9 @@ def test_adam_is_another_name_of_adamw(bench):
     adam, adamw = classes["Adam"], classes["AdamW"]
     assert adam.parameters == {"selected": ["all"]} | adamw.parameters
     (_, by_name), = bench.check_solver_patterns(["Adam"])
-    solver = adam.get_instance(selected=by_name["selected"][0], num_steps=4)
+    solver = adam.get_instance(selected=by_name["selected"][0], beta1=0.8)
     assert type(solver) is adamw
-    assert str(solver) == str(adamw.get_instance(num_steps=4))
+    assert str(solver) == str(adamw.get_instance(beta1=0.8))
     among_all = dict(bench.check_solver_patterns(["all"]))[adam]
     solver = adam.get_instance(selected=among_all["selected"][0])
     assert solver.skip() == (True, "the former name of AdamW, which runs")

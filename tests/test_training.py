@@ -82,7 +82,7 @@ def test_equals_a_loop_written_out(trained, loader):
     """The same training, written as one would in a notebook."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    tokens = loader.shards.arrays[0].astype(np.int64)
+    tokens = loader.shards.arrays[0][:].astype(np.int64)
     for step in range(6):
         window = torch.from_numpy(tokens[step * 64:(step + 1) * 64 + 1])
         model(window[:-1].view(4, 16), window[1:].view(4, 16)).backward()

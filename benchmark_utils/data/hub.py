@@ -1,47 +1,48 @@
 """Verified downloads: files of a Hugging Face dataset repository in a folder.
 
-``fetch_shards`` sees to it that a folder holds certain files of a repository
-at a revision, each with the size and the SHA-256 that the Hub has on record.
+``fetch_shards`` makes a folder hold certain files of a repository, each with
+the size and the SHA-256 that the Hub has on record. huggingface_hub transfers
+them, one after the other (hf_xet reads each in parallel), into a folder of
+this process's own; a file gets its name when it is complete and verified.
 
-The record is taken once and stored beside the files (``stamps.py``), with the
-commit that the revision stood for: delete it to follow a branch that moved.
-Every file is verified against it once. Then neither a request is made nor a
-file read, unless one has changed.
-
-A file takes its name only when it is complete and right. What was there
-before and is not what the Hub ever had may be somebody's own work: it is not
-deleted but renamed to ``<file>.rejected``, once its replacement is there.
-With neither a record nor a network, files are used as they are.
+What was verified is noted beside the files (``stamps.py``), and then neither
+read again nor asked for.
 """
+import contextlib
 import os
+import secrets
 import shutil
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import tempfile
+import time
 from pathlib import Path
 from urllib.parse import quote
 
-from huggingface_hub import hf_hub_url
-
-from benchmark_utils.data.stamps import Notes
-from benchmark_utils.data.transfer import (
-    HubUnavailable,
-    Progress,
-    ask_record,
-    receive,
-    size_of,
+from filelock import FileLock, Timeout
+from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionNotFoundError
 )
 
-# Files fetched or read at once, as many as huggingface_hub's own downloads.
-WORKERS = 8
-# Times that a file is fetched which arrives complete but wrong.
-MAX_FETCHES = 2
+from benchmark_utils.data import stamps
+
+# Seconds before each further attempt at what may pass.
+RETRY_WAITS = (1, 4, 16)
+# Seconds without a write that show an unfinished download to be abandoned.
+ABANDONED_AFTER = 3600
+
+
+class HubUnavailable(OSError):
+    """The Hub can't be reached, or can't deliver for the moment."""
 
 
 def fetch_shards(repo_id, filenames, folder, revision="main"):
     """Make a folder hold verified files of a dataset repository.
 
-    May be called again, by several processes at once, and after a kill: what
-    is verified is neither asked for nor read again, and what was received is
-    not fetched again.
+    May be called by several processes at once, and again after a kill: files
+    that are complete stay, one that was under way starts again. A file that
+    is there and not the Hub's may be somebody's own work: it is renamed to
+    ``<file>.rejected-<number>``. With neither a
+    record nor a network, files are used as they are.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
         Dataset repository on the Hub, "owner/name".
     filenames : list of str
         Files at the root of the repository, large ones (stored with LFS or
-        Xet): of the others the Hub has no SHA-256.
+        Xet): the Hub has no SHA-256 of the others.
     folder : str or Path
         Created if needed. May be read-only when it holds the files.
     revision : str
@@ -65,187 +66,235 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
     ValueError
         If the repository has no such revision or file.
     OSError
-        If files are missing or wrong and can't be fetched: no network
-        (``HubUnavailable``), a refusal by the Hub, wrong content sent again
-        and again, not enough disk space, a folder that can't be written.
+        If files can't be fetched: no network or wrong content again and again
+        (``HubUnavailable``), a refusal by the Hub, a full disk, a folder that
+        can't be written.
     """
-    return _Mirror(repo_id, filenames, folder, revision).fetch()
+    mirror = _Mirror(repo_id, filenames, folder, revision)
+    try:
+        mirror.complete()
+    except HubUnavailable as error:
+        missing = mirror.missing()
+        if mirror.record or missing:
+            names = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+            raise HubUnavailable(
+                f"{error} {mirror.folder} lacks {len(missing)} of "
+                f"{len(filenames)} file(s) ({names}). Where the Hub can be "
+                f"reached, fetch {mirror.url('')}<file> into this folder."
+            ) from None
+        print(
+            f"{len(filenames)} file(s) in {mirror.folder} are used as they "
+            f"are, unverified: no record of {repo_id} is beside them. {error}"
+        )
+    return [mirror.folder / name for name in filenames]
+
+
+def shard_versions(repo_id, filenames, folder, revision="main"):
+    """Identity of the content of each file, found without reading it.
+
+    Returns
+    -------
+    versions : list
+        Per file the SHA-256 on record, whatever its modification time:
+        ``fetch_shards`` lets no other content pass. Without a record, size
+        and modification time. None for a file that is missing or has another
+        size than the one on record.
+    """
+    mirror = _Mirror(repo_id, filenames, folder, revision)
+
+    def version(path):
+        if not path.exists():
+            return None
+        info = path.stat()
+        if mirror.record is None:
+            return info.st_size, info.st_mtime_ns
+        file = mirror.record["files"].get(path.name, {"size": None})
+        return file["sha256"] if file["size"] == info.st_size else None
+
+    return [version(mirror.folder / name) for name in filenames]
 
 
 class _Mirror:
     """Some files of a repository at a revision, in a folder."""
 
     def __init__(self, repo_id, names, folder, revision):
-        self.repo_id = repo_id
-        self.names = names
+        self.repo_id, self.names, self.revision = repo_id, names, revision
         self.folder = Path(folder)
-        self.revision = revision
-        self.notes = Notes(folder)
-        self.key = f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}"
-        self.record = self.notes.read_record(self.key)
-        # What is wrong with the files that were read, "" if nothing is.
-        self.problems = {}
+        self.notes = stamps.notes_of(self.folder)
+        self.record_path = self.notes / (
+            f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
+        )
+        self.record = stamps.read_record(self.record_path)
 
-    def fetch(self):
-        paths = [self.folder / name for name in self.names]
-        if self.record is None and all(path.exists() for path in paths):
-            # Asked before the folder is touched: it may be somebody else's.
-            try:
-                self.record = ask_record(
-                    self.repo_id, self.revision, attempts=1
-                )
-            except HubUnavailable as error:
-                print(
-                    f"{len(paths)} file(s) in {self.folder} are used as they "
-                    f"are, unverified: no record of {self.repo_id} is stored "
-                    f"beside them. {error}"
-                )
-                return paths
-        if self._pending():
-            with self.notes.exclusive() as obstacle:
-                try:
-                    self._complete(obstacle)
-                except HubUnavailable as error:
-                    raise HubUnavailable(
-                        f"{self._listed(self._pending())}\n{error} Where it "
-                        f"can, fetch {self._url('')}<file> and put the files "
-                        f"into {self.folder} under their names."
-                    ) from None
-        return paths
+    def missing(self):
+        return [n for n in self.names if not (self.folder / n).exists()]
 
-    def _pending(self):
-        """The names of files that aren't known to be right."""
-        if self.record is None:
-            return [n for n in self.names if not (self.folder / n).exists()]
+    def complete(self):
+        """Verify the files without a stamp, and fetch those not there."""
+        self.record = self.record or self._ask_record()
+        if not self._unverified():
+            return
+        # In a folder of somebody else, files are verified each time.
+        with contextlib.suppress(OSError):
+            self.notes.mkdir(parents=True, exist_ok=True)
+        with _turn(self.notes / "lock") as has_locks:
+            # Another process may have done it all while this one waited.
+            stored = stamps.read_record(self.record_path)
+            self.record = stored or stamps.write_record(
+                self.record_path, self.record
+            )
+            for name in self._unverified():
+                if os.path.lexists(self.folder / name):
+                    self._check(name)
+            if missing := self.missing():
+                self.notes.mkdir(parents=True, exist_ok=True)
+                self._remove_abandoned()
+                self._fetch_all(missing, has_locks)
+
+    def _check(self, name):
+        """Keep a file that is right, or put it aside."""
+        path = self.folder / name
+        print(f"Verifying {path}")
+        if problem := stamps.verify(path, path, **self.record["files"][name]):
+            aside = f"{path}.rejected-{secrets.token_hex(2)}"
+            print(f"{path} is refused: it has {problem}")
+            path.rename(aside)
+            print(f"It is kept as {aside}")
+
+    def _fetch_all(self, names, has_locks):
+        sizes = [self.record["files"][name]["size"] for name in names]
+        need = f"{len(names)} file(s), {sum(sizes):,} bytes"
+        if sum(sizes) > (free := shutil.disk_usage(self.folder).free):
+            raise OSError(f"{self.folder} has {free:,} bytes of disk space "
+                          f"left, too few for {need}.")
+        print(f"Fetching {need}, from {self.url('')} to {self.folder}")
+        for number, name in enumerate(names, 1):
+            _ask(self.url(name), lambda: self._fetch(name, has_locks))
+            print(f"{name} is verified: {number} of {len(names)}, "
+                  f"{sum(sizes[number:]):,} bytes to go", flush=True)
+
+    def url(self, name):
+        revision = self.record["commit"] if self.record else self.revision
+        return hf_hub_url(
+            self.repo_id, name, repo_type="dataset", revision=revision
+        )
+
+    def _unverified(self):
         files = self.record["files"]
         if unknown := set(self.names).difference(files):
             raise ValueError(
                 f"The dataset repository {self.repo_id} at revision="
                 f"{self.revision!r} (commit {self.record['commit']}) has no "
-                f"large file {min(unknown)}. If it has one by now, delete "
-                f"{self.notes.record_path(self.key)}."
+                f"file {min(unknown)} with a SHA-256 on record. If it has one "
+                f"by now, delete {self.record_path}."
             )
         return [
             name for name in self.names
-            if self.notes.stamped_hash(name) != files[name]["sha256"]
+            if stamps.stamped_hash(self.folder / name) != files[name]["sha256"]
         ]
 
-    def _complete(self, obstacle):
-        """Verify what is there and fetch the rest.
-
-        ``obstacle`` is the error why the folder can't be written, or None.
-        """
-        # Another process may have done it all while this one waited.
-        stored = self.notes.read_record(self.key)
-        self.record = stored or self.record
-        if self.record is None and obstacle is None:
-            self.record = ask_record(self.repo_id, self.revision)
-        if self.record is not None:
-            if stored is None:
-                self.notes.write_record(self.key, self.record)
-            self._verify([
-                name for name in self._pending()
-                if os.path.lexists(self.folder / name)
-            ])
-        wanted = [
-            name for name in self._pending()
-            if self.problems.get(name, "missing")
-        ]
-        if wanted and obstacle is not None:
-            hint = "" if stored or not any(self.problems.values()) else (
-                " To use files of your own as they are, set HF_HUB_OFFLINE=1."
+    def _fetch(self, name, has_locks):
+        """Receive one file, verify it, and put it in its place."""
+        path = self.folder / name
+        with tempfile.TemporaryDirectory(
+            prefix="incoming-", dir=self.notes, ignore_cleanup_errors=True
+        ) as own, tempfile.TemporaryDirectory() as elsewhere:
+            # huggingface_hub locks files of its own, though nobody else knows
+            # them, and fails where the file system refuses.
+            received = hf_hub_download(
+                self.repo_id, name, repo_type="dataset",
+                revision=self.record["commit"], cache_dir=own,
+                local_dir=own if has_locks else elsewhere,
             )
-            raise OSError(
-                f"{self._listed(wanted)}\nThey can't be fetched, because "
-                f"{self.folder} can't be written ({obstacle}).{hint}"
+            part = shutil.move(received, Path(own) / "part")
+            file = self.record["files"][name]
+            if problem := stamps.verify(part, path, **file):
+                raise OSError(
+                    f"{problem}; something on the way changes it, or "
+                    f"{self.record_path} was edited: delete it then"
+                )
+            os.replace(part, path)
+
+    def _ask_record(self):
+        try:
+            info = _ask(
+                f"the dataset repository {self.repo_id}",
+                lambda: HfApi().dataset_info(
+                    self.repo_id, revision=self.revision, files_metadata=True,
+                    timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                ),
+                # Whoever has the files doesn't wait for a Hub in trouble.
+                is_patient=bool(self.missing()),
             )
-        if wanted and stored:
-            # One clear answer, before many downloads wait for theirs.
-            ask_record(self.repo_id, stored["commit"])
-        if wanted:
-            self._download(wanted)
+        except RevisionNotFoundError:
+            raise ValueError(
+                f"revision={self.revision!r} is no branch, tag or commit of "
+                f"the dataset repository {self.repo_id} on "
+                f"{constants.ENDPOINT}."
+            ) from None
+        return {"commit": info.sha, "files": {
+            file.rfilename: dict(size=file.lfs.size, sha256=file.lfs.sha256)
+            for file in info.siblings if file.lfs and file.lfs.sha256
+        }}
 
-    def _verify(self, names):
-        if names:
-            print(f"Verifying {len(names)} file(s) in {self.folder}")
+    def _remove_abandoned(self):
+        """Remove what killed processes had received of a file."""
+        for own in self.notes.glob("incoming-*"):
+            with contextlib.suppress(OSError):
+                newest = max(p.stat().st_mtime for p in [own, *own.rglob("*")])
+                if newest < time.time() - ABANDONED_AFTER:
+                    shutil.rmtree(own)
 
-        def verify(name):
-            return self.notes.verify(
-                self.folder / name, name, **self.record["files"][name]
-            )
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for name, problem in zip(names, pool.map(verify, names)):
-                self.problems[name] = problem
-                if problem:
-                    print(f"{self.folder / name} is refused: {problem}")
+@contextlib.contextmanager
+def _turn(path):
+    """Let the processes that share a folder take turns, to spare double work;
+    yield whether they can."""
+    lock, has_locks = FileLock(path, mode=0o664), True
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process at work in {path.parent.parent}")
+        lock.acquire()
+    except OSError:
+        has_locks = False
+    try:
+        yield has_locks
+    finally:
+        lock.release()
 
-    def _download(self, names):
-        total = sum(self.record["files"][name]["size"] for name in names)
-        received = sum(size_of(self.notes.part(name)) for name in names)
-        free = shutil.disk_usage(self.folder).free
-        if total - received > free:
-            raise OSError(
-                f"{self._listed(names)}\n{total - received:,} bytes have to "
-                f"be fetched, but {self.folder} has only {free:,} bytes of "
-                "free disk space."
-            )
-        print(
-            f"Fetching {len(names)} file(s), {total - received:,} bytes, from "
-            f"{self._url('')} to {self.folder}"
-        )
-        with Progress(
-            total=total, initial=received, desc="Fetched", unit="B",
-            unit_scale=True, disable=None,
-        ) as progress, ThreadPoolExecutor(WORKERS) as pool:
-            downloads = [pool.submit(self._get, n, progress) for n in names]
-            try:
-                for download in as_completed(downloads):
-                    download.result()
-            except BaseException:
-                progress.is_stopped = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
-    def _get(self, name, progress):
-        """Fetch one file, verify it, and put it in its place."""
-        path, part = self.folder / name, self.notes.part(name)
-        file = self.record["files"][name]
-        is_own = self.notes.stamped_hash(name) is not None
-        for _ in range(MAX_FETCHES):
-            receive(self._url(name), part, file["size"], progress)
-            if not (problem := self.notes.verify(part, name, **file)):
-                break
-            progress.update(-file["size"])
-            part.unlink()
-        else:
-            raise OSError(
-                f"{self._url(name)} was received {MAX_FETCHES} times with "
-                f"{problem}, and thrown away. Something on the way changes "
-                "it: try without proxy or mirror, or later."
-            )
-        if os.path.lexists(path) and not is_own:
-            aside = path.with_name(f"{name}.rejected")
-            while os.path.lexists(aside):
-                aside = aside.with_name(f"{aside.name}.rejected")
-            path.rename(aside)
-            print(f"The {name} that was there is kept as {aside}")
-        os.replace(part, path)
+def _ask(what, request, is_patient=True):
+    """The Hub's answer to a request, repeated after what may pass.
 
-    def _url(self, name):
-        return hf_hub_url(
-            self.repo_id, name, repo_type="dataset",
-            revision=self.record["commit"] if self.record else self.revision,
-        )
-
-    def _listed(self, names, most=5):
-        sizes = self.record["files"] if self.record else {}
-        lines = [
-            f"  {name}: {self.problems.get(name, 'missing')}"
-            + (f" ({sizes[name]['size']:,} bytes)" if sizes else "")
-            for name in names
-        ]
-        if len(lines) > most:
-            lines[most - 1:-1] = [f"  ... {len(lines) - most} more ..."]
-        title = f"{len(names)} of {len(self.names)} file(s) missing or wrong"
-        return "\n".join([f"{title} in {self.folder}:", *lines])
+    Raises ``RevisionNotFoundError`` as it is, ``HubUnavailable``, and OSError
+    for a refusal by the Hub or a disk that can't be written.
+    """
+    for wait in (*(RETRY_WAITS if is_patient else ()), None):
+        try:
+            return request()
+        except RevisionNotFoundError:
+            raise
+        # The transports' errors have no common base.
+        except Exception as error:
+            # This one hides another, after attempts of the library's own.
+            is_final = isinstance(error, LocalEntryNotFoundError)
+            cause = is_final and error.__cause__ or error
+            summary = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+            response = getattr(cause, "response", None)
+            status = getattr(response, "status_code", 500)
+            if status < 500 and status not in (408, 416, 429):
+                raise OSError(
+                    f"The Hub refuses {what} ({summary}). Check the name; if "
+                    "it is private or gated, log in with `hf auth login` or "
+                    "set HF_TOKEN."
+                ) from None
+            is_network = isinstance(cause, (ConnectionError, TimeoutError))
+            if getattr(cause, "errno", None) and not is_network:
+                raise  # the disk's
+            is_offline = isinstance(cause, OfflineModeIsEnabled)
+            if wait is None or is_final or is_offline:
+                raise HubUnavailable(
+                    f"The Hub can't deliver {what} ({summary})."
+                ) from None
+        time.sleep(wait)

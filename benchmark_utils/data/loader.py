@@ -35,15 +35,16 @@ class BatchLoader:
     Parameters
     ----------
     shards : TokenShards
+        Tokens, in their order.
     batch_size : int
         Rows per step, over all ranks.
     sequence_length : int
         Tokens per row.
     repeat : bool
-        What happens when the shards end: start again with the first one, or
-        raise ``ValueError`` (``check_horizon`` does, before any training).
+        Permission to start again with the first shard when they end. Without
+        it, ``check_horizon`` raises ``ValueError`` before any training.
     rank, world_size : int
-        This process and the number of processes.
+        Number of this process, from 0, and number of processes.
 
     Raises
     ------
@@ -122,7 +123,7 @@ class BatchLoader:
         ----------
         device : torch.device or str
         start_step, stop_step : int
-            By default one whole pass. Starting late costs nothing.
+            Steps, by default one whole pass. Starting late costs nothing.
 
         Yields
         ------
@@ -173,24 +174,26 @@ class BatchLoader:
             steps_per_block = min(2 * steps_per_block, most_steps)
 
     def _read(self, shard, first_step, num_steps, pin):
-        """Copy this rank's tokens of consecutive steps out of the file.
+        """Read this rank's tokens of consecutive steps.
 
         Returns a tensor [num_steps, rank tokens + 1], the last column being
         the last target: uint16 in pinned memory, or int64.
         """
-        tokens = self.shards.arrays[shard]
         start = first_step * self.tokens_per_step
-        stop = start + num_steps * self.tokens_per_step
+        # A rank reads the windows of all ranks: one read, hardly longer.
+        window = self.shards.arrays[shard][
+            start:start + num_steps * self.tokens_per_step + 1
+        ]
         first = self._rank_offset
         last = first + self._rank_tokens
         shape = num_steps, self._rank_tokens + 1
         if pin:
             block = torch.empty(shape, dtype=torch.uint16, pin_memory=True)
         else:
-            # Not torch.empty: memory aligned as torch's is reused less, and
-            # twice as many of its pages are fetched from the system anew.
+            # NumPy allocates it: torch aligns memory so that less of it is
+            # reused, and twice as many pages come from the system anew.
             block = torch.from_numpy(np.empty(shape, np.int64))
         rows = block.numpy()
-        rows[:, :-1] = tokens[start:stop].reshape(num_steps, -1)[:, first:last]
-        rows[:, -1] = tokens[start + last:stop + 1:self.tokens_per_step]
+        rows[:, :-1] = window[:-1].reshape(num_steps, -1)[:, first:last]
+        rows[:, -1] = window[last::self.tokens_per_step]
         return block

@@ -1,20 +1,13 @@
 """Token shards: the binary files that hold a tokenized corpus.
 
-The format is the one of llm.c (``dev/data/data_common.py``) that
-modded-nanogpt's GPT-2 shards use: a header of 256 little-endian int32
-(1,024 bytes) of which the first three are the magic number 20240520, the
-version 1 and the number of tokens, then the tokens as little-endian uint16.
-
     from benchmark_utils.data.shards import write_shard
     write_shard("my_train_000001.bin", [numpy.array([50256, 40, 1101])])
 """
-import contextlib
 import functools
 import glob
 import itertools
 import os
 import secrets
-import stat
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
@@ -22,116 +15,31 @@ from pathlib import Path
 
 import numpy as np
 
-MAGIC = 20240520
-VERSION = 1
-HEADER_BYTES = 4 * 256
-TOKEN_DTYPE = np.dtype("<u2")
-# The token count is an int32 in the header.
-MAX_TOKENS = 2**31 - 1
+from benchmark_utils.data.token_file import (
+    HEADER_BYTES, MAGIC, MAX_TOKENS, TOKEN_DTYPE, VERSION, TokenFile, naming
+)
 
-
-def open_shard(path):
-    """Memory-map the tokens of one shard, after checking the whole header.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    tokens : np.ndarray of uint16, shape [num_tokens]
-        Read-only view of the file: nothing is read until it is indexed.
-
-    Raises
-    ------
-    OSError
-        If the file is missing or can't be read.
-    ValueError
-        If it is not a complete token shard. The message names the file, what
-        was found and what was expected.
-    """
-    path = Path(path)
-    # Before opening it: opening a pipe waits for whoever writes to it.
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(
-            f"{path} is a folder, pipe or device; expected a token shard."
-        )
-    with _naming(path), open(path, "rb") as file:
-        header = file.read(HEADER_BYTES)
-        num_tokens = _check_header(
-            path, header, os.fstat(file.fileno()).st_size
-        )
-        tokens = np.memmap(
-            file, dtype=TOKEN_DTYPE, mode="r", offset=HEADER_BYTES,
-            shape=(num_tokens,),
-        )
-    # The plain view: slicing the np.memmap subclass is several times slower.
-    return tokens.view(np.ndarray)
-
-
-@contextlib.contextmanager
-def _naming(path):
-    """Say which file an ``OSError`` is about: those of reading, writing and
-    mapping an open file don't. They have an errno and no class of their own,
-    unlike those of a network that the tokens may come from."""
-    try:
-        yield
-    except OSError as error:
-        if type(error) is OSError and error.errno and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _check_header(path, header, size):
-    """Return the number of tokens of a shard of ``size`` bytes whose first
-    bytes are ``header``, or raise a ``ValueError``."""
-    if len(header) < HEADER_BYTES:
-        raise ValueError(
-            f"{path} has {len(header)} bytes, but the header of a token "
-            f"shard alone has {HEADER_BYTES}. The file is empty or cut off: "
-            "delete it and fetch or write it again."
-        )
-    magic, version, num_tokens = struct.unpack_from("<3i", header)
-    if magic != MAGIC:
-        raise ValueError(
-            f"{path} starts with the magic number {magic}, a GPT-2 token "
-            f"shard with {MAGIC}. It is another kind of file."
-        )
-    if version != VERSION:
-        raise ValueError(
-            f"{path} is a token shard of version {version}; only version "
-            f"{VERSION} (uint16 tokens) is understood."
-        )
-    if num_tokens < 1:
-        raise ValueError(
-            f"{path} claims to hold {num_tokens} tokens; expected at least 1."
-        )
-    expected = HEADER_BYTES + TOKEN_DTYPE.itemsize * num_tokens
-    if size != expected:
-        problem = "cut off" if size < expected else "too long"
-        raise ValueError(
-            f"{path} is {problem}: its header claims {num_tokens} tokens, "
-            f"which is {expected} bytes, but the file has {size}. "
-            "Delete it and fetch or write it again."
-        )
-    return num_tokens
+# Tokens read at once to check them, 16 MiB.
+CHUNK_TOKENS = 2**23
 
 
 @functools.cache
 def _check_token_ids(path, vocab_size, size, mtime_ns):
     """Read a shard once per process and version of the file."""
-    tokens = open_shard(path)
-    if tokens.max() >= vocab_size:
-        position = int(np.argmax(tokens >= vocab_size))
-        raise ValueError(
-            f"{path} holds the token id {tokens[position]} at position "
-            f"{position}, outside the vocabulary of {vocab_size} tokens. It "
-            "was written with another tokenizer, or is corrupt."
-        )
+    shard = TokenFile(path)
+    for start in range(0, len(shard), CHUNK_TOKENS):
+        tokens = shard[start:start + CHUNK_TOKENS]
+        if tokens.max() >= vocab_size:
+            position = int(np.argmax(tokens >= vocab_size))
+            raise ValueError(
+                f"{path} holds the token id {tokens[position]} at position "
+                f"{start + position}, outside the vocabulary of {vocab_size} "
+                "tokens. It was written with another tokenizer, or is corrupt."
+            )
 
 
 class TokenShards:
-    """An ordered list of validated, memory-mapped token shards.
+    """An ordered list of validated token shards.
 
     Opening checks every header and file size and reads nothing else;
     ``check_token_ids`` reads the tokens.
@@ -139,13 +47,14 @@ class TokenShards:
     Parameters
     ----------
     paths : list of str or Path
-        At least one shard, in the order of the corpus.
+        Shards in the order of the corpus, at least one.
     vocab_size : int
-        Every token id must be below it.
+        Number of token ids: all must be below it.
 
     Attributes
     ----------
-    arrays : list of np.ndarray of uint16, one per shard
+    arrays : list of TokenFile, one per shard
+        Sliced, they are arrays of uint16.
     num_tokens : int
 
     Raises
@@ -159,7 +68,7 @@ class TokenShards:
         if not self.paths:
             raise ValueError("A corpus needs at least one token shard.")
         self.vocab_size = vocab_size
-        self.arrays = [open_shard(path) for path in self.paths]
+        self.arrays = [TokenFile(path) for path in self.paths]
         self.num_tokens = sum(len(tokens) for tokens in self.arrays)
 
     def check_token_ids(self, num_shards=None):
@@ -188,11 +97,12 @@ def write_shard(path, arrays, vocab_size=2**16):
     Parameters
     ----------
     path : str or Path
-        Its folder is created if needed; an existing file is replaced.
+        File to write. Its folder is created if needed, and a file of this
+        name replaced.
     arrays : iterable of array-like of int, shape [any]
         Token ids in [0, vocab_size).
     vocab_size : int
-        At most 65,536, what uint16 can hold.
+        Number of token ids, at most 65,536: what uint16 can hold.
 
     Returns
     -------
@@ -214,7 +124,7 @@ def write_shard(path, arrays, vocab_size=2**16):
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     num_tokens = 0
     try:
-        with _naming(path), open(temporary, "xb") as file:
+        with naming(path), open(temporary, "xb") as file:
             file.write(bytes(HEADER_BYTES))
             for tokens in arrays:
                 tokens = _checked(tokens, vocab_size, path)
@@ -249,7 +159,7 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
     ----------
     folder : str or Path
     prefix : str
-        The files are {prefix}_000001.bin, {prefix}_000002.bin and so on.
+        Start of the names: {prefix}_000001.bin, {prefix}_000002.bin, ...
     arrays, vocab_size
         As for ``write_shard``.
     shard_tokens : int
@@ -306,7 +216,7 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
 def _checked(tokens, vocab_size, path):
     """The array as 1-D uint16 tokens of the vocabulary, or a ValueError."""
     tokens = np.asarray(tokens)
-    # NumPy makes an empty list an array of floats: nothing is wrong with it.
+    # An empty list is right, though NumPy makes it an array of floats.
     if tokens.ndim != 1 or (
         len(tokens) and not np.issubdtype(tokens.dtype, np.integer)
     ):

@@ -1,107 +1,95 @@
-"""Notes on the files of a folder that were verified, in its folder ``.hub``.
+"""Notes on verified files, in the subfolder ``.hub`` beside them.
 
-- ``<file>.stamp`` is the SHA-256 that was found in the file, with the size
-  and the modification time it had. While these stay the same, the file need
-  not be read again.
-- ``<key>.json`` is the record of what the files should be.
-- ``<file>.part`` is a download under way.
-- ``lock`` is held while files are verified and fetched. The kernel frees it
-  when its process dies.
+A *record* is what the Hub says of a repository: "commit", and "files", a dict
+of name to "size" (bytes) and "sha256" (hexadecimal). A *stamp* is the SHA-256
+that was found in one file, with the size and the modification time that the
+file had: while these stay the same, it need not be read again.
 """
 import contextlib
 import json
 import os
-from pathlib import Path
+import re
+import secrets
 
-from filelock import FileLock, Timeout
 from huggingface_hub.utils.sha import sha_fileobj
 
 
-class Notes:
-    """The notes of one folder.
+def notes_of(folder):
+    return folder / ".hub"
 
-    Notes that can't be written, on a full disk or in somebody else's folder,
-    are done without: the work they save is done again.
+
+def verify(part, path, size, sha256):
+    """Read a file, and stamp it for the name that it has or will get.
+
+    Parameters
+    ----------
+    part, path : Path
+        The file, and its name when it is right.
+    size, sha256 : int, str
+        What it must have.
+
+    Returns
+    -------
+    problem : str or None
+        What it has instead: "7 bytes instead of 8".
     """
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.path = self.folder / ".hub"
-
-    def part(self, name):
-        """Where a download under way is."""
-        return self.path / f"{name}.part"
-
-    @contextlib.contextmanager
-    def exclusive(self):
-        """Keep other processes out.
-
-        Yields the error why the folder can't be written, or None.
-        """
-        lock, obstacle = FileLock(self.path / "lock", mode=0o664), None
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                print(f"Waiting for another process at work in {self.folder}")
-                lock.acquire()
-        except OSError as error:
-            obstacle = error
-        try:
-            yield obstacle
-        finally:
-            lock.release()
-
-    def record_path(self, key):
-        return self.path / f"{key}.json"
-
-    def read_record(self, key):
-        """The record that was stored, or None."""
-        try:
-            return json.loads(self.record_path(key).read_text())
-        except (OSError, ValueError):
-            return None
-
-    def write_record(self, key, record):
-        self._write(self.record_path(key), json.dumps(record, indent=1))
-
-    def stamped_hash(self, name):
-        """The SHA-256 found in a file that hasn't changed since, or None."""
-        try:
-            stamp = (self.path / f"{name}.stamp").read_text()
-            sha256, version = stamp.split(" ", 1)
-            return sha256 if version == _version(self.folder / name) else None
-        except (OSError, ValueError):
-            return None
-
-    def verify(self, path, name, size, sha256):
-        """Read a file, and stamp it under its name if it is right.
-
-        Returns what is wrong, or "".
-        """
-        if not path.is_file():
-            return "not a file"
-        # Taken before it is read: it may change meanwhile.
-        version = _version(path)
-        if (found := path.stat().st_size) != size:
-            return f"{found:,} bytes instead of {size:,}"
-        with path.open("rb") as file:
-            found = sha_fileobj(file).hex()
-        if found != sha256:
+    if not part.is_file():
+        return "no content, since it is not a file"
+    # Taken before the file is read: it may change meanwhile.
+    info = part.stat()
+    if info.st_size != size:
+        return f"{info.st_size:,} bytes instead of {size:,}"
+    with part.open("rb") as content:
+        if (found := sha_fileobj(content).hex()) != sha256:
             return f"SHA-256 {found} instead of {sha256}"
-        self._write(self.path / f"{name}.stamp", f"{sha256} {version}")
-        return ""
-
-    def _write(self, path, text):
-        """Whole, or not at all."""
-        with contextlib.suppress(OSError):
-            draft = path.with_name(f"{path.name}.tmp")
-            draft.write_text(text)
-            os.replace(draft, path)
+        # The stamp must not outlive the content in a power failure.
+        os.fsync(content.fileno())
+    _write(_stamp(path), f"{found} {size} {info.st_mtime_ns}")
 
 
-def _version(path):
-    """What changes when a file is written to or replaced."""
-    info = path.stat()
-    return f"{info.st_size} {info.st_mtime_ns}"
+def stamped_hash(path):
+    """The SHA-256 found in a file that hasn't changed since, or None."""
+    try:
+        info = path.stat()
+        sha256, *version = _stamp(path).read_text().split()
+    except (OSError, ValueError):
+        return None
+    is_same = version == [str(info.st_size), str(info.st_mtime_ns)]
+    return sha256 if is_same else None
+
+
+def read_record(path):
+    """The stored record, or None. A damaged one is not trusted."""
+    try:
+        record = json.loads(path.read_text())
+        hashes = [record["commit"]]
+        for file in record["files"].values():
+            hashes.append(file["sha256"])
+            range(file["size"])
+        if all(re.fullmatch("[0-9a-f]{40,64}", value) for value in hashes):
+            return record
+    except OSError:
+        return None
+    except (AttributeError, LookupError, TypeError, ValueError):
+        pass
+    print(f"{path} is damaged: the Hub is asked again.")
+    return None
+
+
+def write_record(path, record):
+    """Store a record, if the folder can be written; return it."""
+    _write(path, json.dumps(record, indent=1))
+    return record
+
+
+def _stamp(path):
+    return notes_of(path.parent) / f"{path.name}.stamp"
+
+
+def _write(path, text):
+    """Write a note whole or not at all. In somebody else's folder, or on a
+    full disk, the work that it saves is done again."""
+    with contextlib.suppress(OSError):
+        draft = path.with_name(f".{secrets.token_hex(4)}")
+        draft.write_text(text)
+        os.replace(draft, path)

@@ -1,6 +1,6 @@
 """Curves of the pictures: losses, and the share of runs at the target.
 
-Nothing here draws: ``plots/`` and ``benchmark_utils/figures.py`` do.
+Nothing here draws: ``plots/`` and ``benchmark_utils/report/figures.py`` do.
 """
 import numpy as np
 import pandas as pd
@@ -19,14 +19,26 @@ def highest_loss(evaluations, near_target=False):
     """The upper end of the axis of losses, in nats per token.
 
     A loss far above that of the untrained model would hide all the others.
-    Near the target, the axis shows the last 5 % of the way; to the lowest
-    loss there is, where no run reached the target.
+    Near the target, the axis shows the last 5 % of the way; to the median of
+    the runs' lowest losses, where most runs did not reach the target.
     """
     start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
     if not near_target:
         return 1.2 * start
-    goal = max(evaluations["target"].iloc[0], evaluations["val_loss"].min())
+    lowest = evaluations.groupby(["label"] + SEED)["val_loss"].min()
+    goal = max(evaluations["target"].iloc[0], lowest.median())
     return goal + ZOOM * (start - goal)
+
+
+def shows_target(evaluations, near_target=False):
+    """Whether the target is in a picture: always in one of whole runs; near
+    the target if a run came about as near as the picture is high."""
+    if not near_target:
+        return True
+    highest = highest_loss(evaluations, near_target)
+    target = evaluations["target"].iloc[0]
+    lowest = evaluations["val_loss"].min()
+    return bool(lowest - target <= highest - lowest)
 
 
 def in_order(curves, labels):
@@ -54,15 +66,13 @@ def seed_curves(evaluations, axis, highest):
         nan separates the parts of a line that leaves the picture and comes
         back.
     """
-    curves = [
-        _cut(rows[AXES[axis]].to_numpy(float), {
+    names = ["label"] + SEED
+    return _one_frame([
+        dict(zip(names, run)) | _cut(rows[AXES[axis]].to_numpy(float), {
             "val_loss": rows["val_loss"].to_numpy(float)
-        }, highest).assign(label=label, base_seed=seed, repetition=repetition)
-        for (label, seed, repetition), rows in evaluations.groupby(
-            ["label"] + SEED, sort=False
-        )
-    ]
-    return pd.concat(curves, ignore_index=True)
+        }, highest)
+        for run, rows in evaluations.groupby(names, sort=False)
+    ])
 
 
 def median_curves(evaluations, axis, highest):
@@ -115,10 +125,22 @@ def median_curves(evaluations, axis, highest):
             "val_loss": median, "low": np.where(band, low, np.nan),
             "high": np.where(band, high, np.nan),
         }
-        curves.append(_cut(
+        curves.append({"label": label} | _cut(
             x[:end], {name: y[:end] for name, y in columns.items()}, highest
-        ).assign(label=label))
-    return pd.concat(curves, ignore_index=True)
+        ))
+    return _one_frame(curves)
+
+
+def _one_frame(curves):
+    """A frame of curves, each a dict of arrays of one length and of scalars
+    that hold for all of it."""
+    sizes = [len(curve["x"]) for curve in curves]
+    return pd.DataFrame({
+        name: np.concatenate([
+            np.broadcast_to(curve[name], size)
+            for curve, size in zip(curves, sizes)
+        ]) for name in curves[0]
+    })
 
 
 def _interpolate(grid, step, value, after):
@@ -159,16 +181,16 @@ def _cut(x, columns, highest):
                 y, crosses + 1,
                 y[crosses] + share * (y[crosses + 1] - y[crosses]),
             )
-    columns = {name: insert(y) for name, y in columns.items()}
-    curve = pd.DataFrame({"x": np.insert(x, crosses + 1, entry), **columns})
-    outside = curve["val_loss"] > highest * (1 + 1e-12)
-    curve.loc[outside, list(columns)] = np.nan
-    if "high" in curve:
-        curve["high"] = curve["high"].clip(upper=highest)
+    columns = {"x": np.insert(x, crosses + 1, entry)} | {
+        name: insert(y) for name, y in columns.items()
+    }
+    outside = columns["val_loss"] > highest * (1 + 1e-12)
     inside = np.flatnonzero(~outside)
-    if not inside.size:
-        return curve.iloc[:0]
-    return curve.iloc[inside[0]:inside[-1] + 1]
+    part = slice(inside[0], inside[-1] + 1) if inside.size else slice(0)
+    cut = {name: np.where(outside, np.nan, y) for name, y in columns.items()}
+    if "high" in cut:
+        cut["high"] = np.minimum(cut["high"], highest)
+    return {name: y[part] for name, y in (cut | {"x": columns["x"]}).items()}
 
 
 def share_reached(runs):

@@ -23,7 +23,7 @@ def problem_names(evaluations):
     ]
     rows = evaluations.drop_duplicates(PROBLEM)
     differing = [
-        name for name in columns if rows[name].astype(str).nunique() > 1
+        name for name in columns if rows[name].map(str).nunique() > 1
     ]
     names = {}
     for _, row in rows.sort_values(PROBLEM).iterrows():

@@ -26,9 +26,10 @@ def _without(runs, column):
         name for name in runs.columns
         if name.startswith(PREFIX) and name != column
     ]
-    return runs["solver"].str.partition("[")[0] + "[" + runs[others].astype(
-        str
-    ).agg(",".join, axis=1)
+    # A parameter that a solver doesn't have is a missing value, which
+    # ``astype(str)`` would leave missing.
+    values = runs[others].map(str).agg(",".join, axis=1)
+    return runs["solver"].str.partition("[")[0] + "[" + values
 
 
 def sweep(runs, parameter, measure):

@@ -37,8 +37,8 @@ def save(folder, step, state):
     step : int
         The checkpoint's name.
     state : nested dict, list and tuple
-        Of tensors (on any device), NumPy arrays, numbers, strings, booleans
-        and None.
+        Of tensors (on any device), NumPy arrays, dtypes of torch, numbers,
+        strings, booleans and None.
 
     Returns
     -------
@@ -138,6 +138,8 @@ def _pack(value, tensors, copy=True):
             value = value.cpu().clone(memory_format=torch.contiguous_format)
         tensors[name] = value
         return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -159,6 +161,8 @@ def _unpack(value, tensors):
     (kind, content), = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "dtype":
+        return getattr(torch, content)
     if kind == "array":
         dtype, values = content
         return np.array(values, dtype)

@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import gc
 import platform
+import sys
 from pathlib import Path
 
 import psutil
@@ -96,7 +97,8 @@ def keep_freed_memory():
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        # Never, says the manual.
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def release_memory(device):
@@ -108,24 +110,52 @@ def release_memory(device):
         return
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    # Linux only, and not in every container.
+    # The system's own peak starts anew: on Linux, and not in every container.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    _released.clear()
+    _released.update(process_memory())
 
 
 def peak_memory(device):
-    """Peak memory in bytes since ``release_memory``: of torch's tensors on
-    CUDA, of the whole process on a CPU.
+    """Peak memory in bytes since ``release_memory``: of torch's tensors on a
+    GPU; on a CPU by how much the process's own memory has grown.
 
-    Only Linux can reset the peak of a process, where that is allowed;
-    otherwise it is of the process's whole life, or on macOS its present size.
+    Own memory has no file behind it: pages of token shards and of libraries
+    depend on what else was read, and don't count. Its peak is what the process
+    has now, since what was freed is kept (see ``keep_freed_memory``). Where it
+    isn't, the peak of all memory without that of files is a lower bound of it
+    on Linux; elsewhere the present size is all there is.
     """
     if KINDS[device.type].peak_memory:
         return KINDS[device.type].peak_memory(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    memory = psutil.Process().memory_info()
-    return getattr(memory, "peak_wset", memory.rss)
+    now, own = process_memory(), 0
+    # Otherwise it is an earlier run's.
+    if now["peak"] > _released["peak"]:
+        own = now["peak"] - max(now["files"], _released["files"])
+    return max(0, max(own, now["own"]) - _released["own"])
+
+
+def process_memory():
+    """Bytes of this process: "own", which no file is behind, that of "files"
+    that are mapped, and the "peak" of both; 0 where they are not known."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        pairs = (line.split(":") for line in lines if line.endswith(" kB"))
+        sizes = {name: 1024 * int(size.split()[0]) for name, size in pairs}
+        return {
+            "own": sizes["RssAnon"] + sizes["VmSwap"],
+            "files": sizes["RssFile"] + sizes["RssShmem"],
+            "peak": sizes["VmHWM"],
+        }
+    process = psutil.Process()
+    if sys.platform == "win32":
+        own = process.memory_info().private
+    else:
+        own = process.memory_full_info().uss
+    return {"own": own, "files": 0, "peak": 0}
+
+
+# The process's memory when it was last released: all of a process is of one
+# run at a time.
+_released = process_memory()

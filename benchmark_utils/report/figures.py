@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmark_utils.results.curves import (
-    AXES, highest_loss, in_order, median_curves, seed_curves, share_reached
+    AXES, highest_loss, in_order, median_curves, seed_curves, share_reached,
+    shows_target
 )
 from benchmark_utils.results.problems import describe, outcome, problem_names
 from benchmark_utils.results.savings import about_the_missing, steps_saved
@@ -113,7 +114,10 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
     target = evaluations["target"].iloc[0]
     if axis == "tokens":
         axes.xaxis.set_major_formatter(EngFormatter())
-    axes.axhline(target, color=GREY, label=f"target {target:.4g}", zorder=1)
+    if shows_target(evaluations, near_target):
+        axes.axhline(
+            target, color=GREY, label=f"target {target:.4g}", zorder=1
+        )
     for label, curve in in_order(curves, names):
         style = styles[label]
         if not near_target:

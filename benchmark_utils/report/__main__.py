@@ -13,13 +13,13 @@ import sys
 import warnings
 from pathlib import Path
 
-from benchmark_utils.figures import save_figures
-from benchmark_utils.page import carry_scripts, page_of
+from benchmark_utils.report.figures import save_figures
+from benchmark_utils.report.page import carry_scripts, page_of
 from benchmark_utils.results import table
 from benchmark_utils.results.formats import FORMATS
 from benchmark_utils.results.verdict import verdict
 
-OUTPUTS = Path(__file__).parents[1] / "outputs"
+OUTPUTS = Path(__file__).parents[2] / "outputs"
 
 
 def main(arguments=None):

@@ -1,0 +1,137 @@
+"""Components that refuse parameters which make no sense.
+
+Values are checked twice: when benchopt takes a command's choice of values, for
+all components before the first of them reads data, and when it makes an
+instance, which has them converted.
+"""
+import itertools
+
+from benchmark_utils.errors import readable
+from benchmark_utils.parameters import convert
+
+# (names, what must hold of their values, what to say where it does not).
+RELATIONS = [
+    (("warmup_steps", "num_steps"), lambda few, all_: few <= all_,
+     "warmup_steps={} is longer than the horizon, num_steps={}"),
+    (("min_length", "max_length"), lambda low, high: low <= high,
+     "min_length={} is more than max_length={}"),
+    (("num_successors", "vocab_size"), lambda few, all_: few <= all_ - 2,
+     "num_successors={} is more than the words of vocab_size={}, two of which "
+     "are the separator and the marker"),
+]
+
+
+def combinations(grid):
+    """Yield each combination of a grid's values, a dict by name.
+
+    A grid is a dict as benchopt takes it: from a name to its values, or from
+    several, separated by commas, to tuples of theirs. Later entries win.
+    """
+    entries = []
+    for key, values in grid.items():
+        names = [name.strip() for name in key.split(",")]
+        if not isinstance(values, (list, tuple)):
+            values = [values]
+        if len(names) == 1:
+            values = [(value,) for value in values]
+        for value in values:
+            if not isinstance(value, (list, tuple)) or (
+                len(value) != len(names)
+            ):
+                raise ValueError(
+                    f"{key}={value!r} must be a tuple of {len(names)} values."
+                )
+        entries.append([dict(zip(names, value)) for value in values])
+    for parts in itertools.product(*entries):
+        yield {name: v for part in parts for name, v in part.items()}
+
+
+class CheckedParameters:
+    """Mixin of a benchopt component: it refuses parameters that make no
+    sense, with one sentence, and converts what is written otherwise."""
+
+    # The parameters that a component can't do without.
+    required_parameters = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.parameters = Grid(cls, cls.parameters)
+
+    @classmethod
+    def check_parameters(cls, values):
+        """One combination of parameters, each in its type.
+
+        Parameters
+        ----------
+        values : dict
+
+        Returns
+        -------
+        values : dict
+
+        Raises
+        ------
+        ValueError
+            If a value is not allowed, if one is missing, or if the class
+            has an attribute of a parameter's name, which benchopt would use.
+        """
+        for name in values:
+            if hasattr(cls, name):
+                raise ValueError(
+                    f"{cls.name} has {name} twice, as a parameter and as an "
+                    "attribute of its class, which benchopt would use. Delete "
+                    "the attribute."
+                )
+        missing = [
+            name for name in cls.required_parameters
+            if name not in values and not hasattr(cls, name)
+        ]
+        if missing:
+            raise ValueError(
+                f"{cls.name} lacks {', '.join(missing)}. Add to its "
+                "parameters what every one has: "
+                f"{', '.join(cls.required_parameters)}."
+            )
+        defaults = list(combinations(dict(cls.parameters)))
+        try:
+            values = {
+                name: convert(name, value, [d.get(name) for d in defaults])
+                for name, value in values.items()
+            }
+            for names, holds, sentence in RELATIONS:
+                if set(names) <= set(values):
+                    related = [values[name] for name in names]
+                    if not holds(*related):
+                        raise ValueError(f"{sentence.format(*related)}.")
+        except ValueError as error:
+            raise ValueError(f"{cls.name}: {error}") from None
+        return values
+
+    @readable
+    def save_parameters(self, **parameters):
+        super().save_parameters(**parameters)
+        self._parameters = self.check_parameters(self._parameters)
+        vars(self).update(self._parameters)
+
+
+class Grid(dict):
+    """The parameters of a component, checked when a command chooses values.
+
+    For every component that a command names, benchopt copies this dict and
+    updates the copy with the command's values, before it reads any data. An
+    instance is only made when its turn has come: after the training of those
+    before it.
+    """
+
+    def __init__(self, component, values):
+        super().__init__(values)
+        self.component = component
+
+    def copy(self):
+        return Grid(self.component, self)
+
+    @readable
+    def update(self, chosen):
+        super().update(chosen)
+        for values in combinations(self):
+            self.component.check_parameters(values)

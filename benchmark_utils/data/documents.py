@@ -1,0 +1,175 @@
+"""Documents: text files, divided into training and validation and passages.
+
+All of it follows from the contents of the files, not from their names or
+order: it is the same on every machine.
+"""
+import codecs
+import glob
+import hashlib
+import sys
+import sysconfig
+from pathlib import Path
+
+# Of so many characters, one is for validation.
+VALIDATION_SHARE = 10
+# Characters in a passage, at most.
+PASSAGE_LENGTH = 2048
+TEST_FOLDERS = {"test", "tests", "idle_test"}
+
+
+def read_documents(path):
+    """Find the documents of a folder, glob or, if None, Python's library.
+
+    Hidden files are left out of a folder, and of everything those that are
+    no text, or whose content was seen before.
+
+    Returns
+    -------
+    documents : dict
+        SHA-256 of the content, in decreasing order: (Path, number of
+        characters).
+    skipped : dict of str to list of Path
+        The files that were left out, by the reason.
+
+    Raises
+    ------
+    OSError
+        If a file can't be read.
+    ValueError
+        If there is no text.
+    """
+    files = list_files(path)
+    if not files:
+        raise ValueError(
+            f"path={path} matches no files. Give a folder, a file, or a glob "
+            "such as 'texts/**/*.txt' in which ** stands for folders of any "
+            "depth."
+        )
+    documents, skipped = {}, {}
+    for file in files:
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        reason = why_no_text(data)
+        if digest in documents:
+            reason = "have the content of another"
+        if reason:
+            skipped.setdefault(reason, []).append(file)
+        else:
+            documents[digest] = file, len(data.decode())
+    if sum(length for _, length in documents.values()) < 2:
+        raise ValueError("\n".join([
+            f"path={path} has no text that could be divided into training "
+            "and validation.", *describe_skipped(skipped),
+        ]))
+    return dict(sorted(documents.items(), reverse=True)), skipped
+
+
+def why_no_text(data):
+    """The reason why the content of a file is not read as text, or None."""
+    if not data:
+        return "are empty"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "are UTF-16: convert them (iconv -f UTF-16 -t UTF-8)"
+    # As git tells them from text. UTF-16 without a mark has them, too.
+    if b"\0" in data:
+        return "are binary, with zero bytes"
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "are not UTF-8"
+
+
+def describe_skipped(skipped):
+    """Lines that say how many files were left out, why, and one name."""
+    files = [file for group in skipped.values() for file in group]
+    lines = [
+        f"  skipped: {len(group):,} file(s) that {reason}, the first is "
+        f"{printable(group[0])}" for reason, group in skipped.items()
+    ]
+    if any(file.suffix == ".bin" for file in files):
+        lines.append(
+            "  A .bin of token ids, such as nanoGPT's train.bin, becomes a "
+            'shard with write_shard: see docs/data.rst, "Tokens".'
+        )
+    return lines
+
+
+def printable(path):
+    """A name as far as the terminal's encoding has its characters."""
+    encoding = sys.stdout.encoding or "ascii"
+    return str(path).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def list_files(path):
+    """The regular files that ``path`` stands for, sorted."""
+    if path is None:
+        root = Path(sysconfig.get_path("stdlib"))
+        # The modules that every installation of this version has: no test
+        # suite, no third-party packages, nothing made by the build.
+        files = [
+            file for module in sys.stdlib_module_names
+            for file in [root / f"{module}.py", *(root / module).rglob("*.py")]
+            if not TEST_FOLDERS & set(file.relative_to(root).parts)
+        ]
+    elif not str(path).strip():
+        raise ValueError(
+            f"path={path!r} is empty. Give a folder, a file or a glob, or "
+            "leave it out to read Python's standard library."
+        )
+    elif (given := Path(str(path)).expanduser()).is_dir():
+        files = [
+            file for file in given.rglob("*")
+            if not any(
+                part.startswith(".") for part in file.relative_to(given).parts
+            )
+        ]
+    elif given.exists():
+        files = [given]
+    else:
+        files = map(Path, glob.glob(str(given), recursive=True))
+    # Never a pipe: reading one waits for whoever writes to it.
+    return sorted(file for file in files if file.is_file())
+
+
+def split(documents):
+    """Divide the characters of all documents, in their order.
+
+    Returns
+    -------
+    train, val : lists of (SHA-256, file, start, stop)
+        Characters of documents. At most one document is on both sides.
+    """
+    total = sum(length for _, length in documents.values())
+    cut = total - max(1, total // VALIDATION_SHARE)
+    train, val = [], []
+    position = 0
+    for digest, (file, length) in documents.items():
+        # Characters of this document before the cut.
+        before = min(max(cut - position, 0), length)
+        if before:
+            train.append((digest, file, 0, before))
+        if before < length:
+            val.append((digest, file, before, length))
+        position += length
+    return train, val
+
+
+def read_passages(parts):
+    """Cut the texts of (SHA-256, file, start, stop) into passages.
+
+    Returns a list of str. Its order looks random and is that of hashes, the
+    same on every machine.
+    """
+    passages = []
+    for digest, file, first, stop in parts:
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ValueError(
+                f"{file} was changed while it was read. Run again."
+            )
+        text = data.decode()
+        for start in range(first, stop, PASSAGE_LENGTH):
+            key = hashlib.sha256(f"{digest} {start}".encode()).digest()
+            end = min(start + PASSAGE_LENGTH, stop)
+            passages.append((key, text[start:end]))
+    return [passage for _, passage in sorted(passages)]

@@ -1,0 +1,84 @@
+// A CUDA device that computes nothing: what torch's autograd and its pinned
+// memory ask of a device, for tensors that only say that they are on it. Both
+// registries are internal to torch, and looked up by name: a torch that moves
+// them fails to build or to start this, and says where.
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <mutex>
+#include <set>
+
+using c10::Device;
+using c10::DeviceIndex;
+using c10::DeviceType;
+using c10::Stream;
+
+// One device with one stream, which is always the current one.
+struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
+  Device exchangeDevice(Device) const override { return getDevice(); }
+  Device getDevice() const override { return {DeviceType::CUDA, 0}; }
+  Stream getStream(Device) const noexcept override { return stream(); }
+  Stream exchangeStream(Stream) const noexcept override { return stream(); }
+  Stream stream() const { return Stream(Stream::DEFAULT, getDevice()); }
+};
+
+// Ordinary memory of which is remembered that it was asked for as pinned.
+struct PinnedAllocator final : c10::Allocator {
+  std::mutex mutex;
+  std::set<const void*> blocks;
+
+  c10::DataPtr allocate(size_t size) override {
+    auto block = c10::GetCPUAllocator()->allocate(size);
+    std::lock_guard<std::mutex> lock(mutex);
+    blocks.insert(block.get());
+    return block;
+  }
+  bool has(const void* block) {
+    std::lock_guard<std::mutex> lock(mutex);
+    return blocks.count(block);
+  }
+  c10::DeleterFnPtr raw_deleter() const override {
+    return c10::GetCPUAllocator()->raw_deleter();
+  }
+  void copy_data(void* to, const void* from, size_t size) const override {
+    default_copy_data(to, from, size);
+  }
+};
+
+static Guard guard;
+static PinnedAllocator pinned;
+
+struct Hooks final : at::CUDAHooksInterface {
+  explicit Hooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasCUDA() const override { return true; }
+  bool hasPrimaryContext(DeviceIndex) const override { return true; }
+  DeviceIndex deviceCount() const override { return 1; }
+  int getNumGPUs() const override { return 1; }
+  DeviceIndex current_device() const override { return 0; }
+  DeviceIndex getCurrentDevice() const override { return 0; }
+  void deviceSynchronize(DeviceIndex) const override {}
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
+  bool isPinnedPtr(const void* block) const override {
+    return pinned.has(block);
+  }
+};
+
+// Before ``import torch``, which asks for the hooks once; preferred to those
+// of a torch that was built for CUDA.
+namespace at {
+C10_REGISTER_TYPED_CREATOR_WITH_PRIORITY(
+    CUDAHooksRegistry, std::string("CUDAHooks"), c10::REGISTRY_PREFERRED,
+    ([](CUDAHooksArgs args) -> std::unique_ptr<CUDAHooksInterface> {
+      return std::make_unique<::Hooks>(args);
+    }))
+}
+
+// After it, because a torch that was built for CUDA installs its own.
+extern "C" void install_guard() {
+  c10::impl::device_guard_impl_registry[static_cast<int>(DeviceType::CUDA)]
+      .store(&guard);
+}

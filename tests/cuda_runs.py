@@ -1,0 +1,224 @@
+"""Runs of the benchmark on a CUDA device that does not exist.
+
+    python tests/cuda_runs.py FOLDER
+
+prints one line of JSON per run: every solver, a compiled model, and every
+planted bug. FOLDER takes data and results. See test_cuda.py.
+"""
+# Before torch.
+from speed.fake_cuda.device import FakeCUDA  # isort: skip
+
+import contextlib
+import functools
+import inspect
+import json
+import multiprocessing
+import os
+import sys
+import textwrap
+import traceback
+from pathlib import Path
+
+import torch
+from benchopt.benchmark import Benchmark
+from benchopt.results import read_results
+from benchopt.runner import run_benchmark
+from torch._dynamo.backends.debugging import aot_eager
+
+from benchmark_utils import device
+from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.models.transformer import Transformer
+from benchmark_utils.optimizers.shampoo import Shampoo
+from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.training import evaluation
+from benchmark_utils.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+OBJECTIVE = (
+    "nanoGPT[n_layer=1,n_head=2,n_embd=32,context_length=32,batch_size=8,"
+    "sequence_length=32,val_tokens=128,eval_every=5,micro_batch_size=4,"
+    "compile={compile}]"
+)
+DATASET = "Simulated[train_tokens=5000,val_tokens=2000]"
+# SOAP changes its basis every ten steps.
+STEPS = 11
+BUG_STEPS = 5
+
+# Name: solver, function, text, what it is replaced by.
+BUGS = {
+    "the sum of the losses is on the CPU": (
+        "Adam", Trainer.accumulate_gradients,
+        "torch.zeros((), device=self.device)", "torch.zeros(())",
+    ),
+    "a step reads a number back": (
+        "Adam", Trainer.accumulate_gradients,
+        "batch_loss += loss.detach()", "batch_loss += loss.item()",
+    ),
+    "targets are left behind": (
+        "Adam", BatchLoader.batches,
+        "block[:, 1:]", "block[:, 1:].cpu()",
+    ),
+    "batches are not pinned": (
+        "Adam", BatchLoader._read, "pin_memory=True", "pin_memory=False",
+    ),
+    "a copy is waited for": (
+        "Adam", BatchLoader.batches,
+        "non_blocking=True", "non_blocking=False",
+    ),
+    "autocast is the other device's": (
+        "Adam", device.autocast, "device.type", '"cpu"',
+    ),
+    "a product is in float32": (
+        "Adam", device.product_dtype,
+        "torch.get_autocast_dtype(device)", "torch.float32",
+    ),
+    "the sum of an evaluation is on the CPU": (
+        "Adam", evaluation.evaluate, ", device=device)", ")",
+    ),
+    "positions are on the CPU": (
+        "Adam", Transformer.forward, "position_embedding.weight[:length]",
+        "position_embedding.weight[:length].cpu()",
+    ),
+    "the clock is read too early": (
+        "Adam", TrainingSolver.run,
+        "synchronize(self._machine.device)", "pass",
+    ),
+    "an optimizer's state is on the CPU": (
+        "Shampoo", Shampoo._average, ", device=p.device", "",
+    ),
+    "the graph of the model breaks": (
+        "compiled", Transformer.forward, "x = block(x, rotation)",
+        "x = block(x, rotation); torch._dynamo.graph_break()",
+    ),
+}
+
+
+def plant(function, text, replacement):
+    """Change a line of a function, wherever it has been imported to."""
+    function = inspect.unwrap(function)
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(text) != 1:
+        raise AssertionError(f"{text!r} is not once in\n{source}")
+    namespace = dict(function.__globals__)
+    exec(source.replace(text, replacement), namespace)
+    function.__code__ = inspect.unwrap(
+        namespace[function.__name__]
+    ).__code__
+
+
+def watch(cuda):
+    """Label what a step does, and look at the device's queue whenever the
+    clock is read."""
+    accumulate, step = Trainer.accumulate_gradients, Trainer.train_step
+    run = TrainingSolver.run
+    clock = {"readings": 0, "queued": 0}
+
+    @contextlib.contextmanager
+    def labelled(where):
+        before, cuda.where = cuda.where, where
+        yield
+        cuda.where = before
+
+    def labelled_step(trainer, *batch):
+        with labelled("step"):
+            step(trainer, *batch)
+
+    def labelled_accumulate(trainer, *batch):
+        with labelled("gradients"):
+            return accumulate(trainer, *batch)
+
+    def watched_run(solver, callback):
+        def watched_callback():
+            if solver.trainer.step in solver._evaluations:
+                clock["readings"] += 1
+                clock["queued"] += cuda.queued
+            with labelled("evaluation"):
+                return callback()
+
+        with labelled("run"):
+            run(solver, watched_callback)
+
+    Trainer.accumulate_gradients = labelled_accumulate
+    Trainer.train_step, TrainingSolver.run = labelled_step, watched_run
+    return clock
+
+
+def compile_without_kernels(graphs):
+    """Trace the whole model as for a GPU; its graphs run without kernels."""
+    compile_ = torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        graphs.append("training" if torch.is_grad_enabled() else "evaluation")
+        return aot_eager(graph, inputs)
+
+    def traced(model, options, **others):
+        # Of the model that is measured, not of the warm-up's.
+        graphs.clear()
+        compile_(model, fullgraph=True, backend=backend, **others)
+
+    torch.nn.Module.compile = traced
+
+
+def run_once(folder, name):
+    """One run; returns (name, what was seen)."""
+    solver, *bug = BUGS.get(name, (name,))
+    if bug:
+        plant(*bug)
+    compiled = solver == "compiled"
+    graphs, report = [], {}
+    if compiled:
+        compile_without_kernels(graphs)
+    with FakeCUDA() as cuda:
+        clock = watch(cuda)
+        try:
+            results = run_benchmark(
+                ROOT,
+                solver_names=[
+                    f"{'Adam' if compiled else solver}[warmup_steps=2,"
+                    f"num_steps={BUG_STEPS if bug else STEPS}]"
+                ],
+                objective_filters=[OBJECTIVE.format(compile=compiled)],
+                dataset_names=[DATASET], max_runs=10_000, plot_result=False,
+                no_cache=True, show_progress=False,
+                output_file=f"{folder}/{os.getpid()}.parquet",
+            )
+        except Exception as error:
+            report["error"] = "".join(traceback.format_exception(error))
+    if "error" not in report:
+        last = read_results(results).iloc[-1].to_dict()
+        report |= {
+            column: last[f"objective_{column}"] for column in (
+                "step", "device", "dtype", "peak_memory_mib", "compiled",
+            )
+        }
+    return name, report | {
+        "waits": dict(cuda.waits), "clock": clock, "graphs": graphs,
+        "product_dtypes": {
+            where: sorted(map(str, dtypes))
+            for where, dtypes in cuda.product_dtypes.items()
+        },
+    }
+
+
+def main(folder, *names):
+    os.environ["BENCHOPT_RAISE_ON_ERROR"] = "1"
+    os.environ["BENCHOPT_DATA_HOME"] = folder
+    torch.set_num_threads(1)
+    bench = Benchmark(ROOT, no_cache=True)
+    names = names or [
+        *(solver.name for solver in bench.get_solvers()), "compiled", *BUGS
+    ]
+    # A process each: nothing that is planted outlives its run. Processes are
+    # copies of this one, so that torch is imported once.
+    output = os.dup(sys.stdout.fileno())
+    with multiprocessing.get_context("fork").Pool(2, os.dup2, (
+        sys.stderr.fileno(), sys.stdout.fileno()
+    ), maxtasksperchild=1) as pool:
+        for name, report in pool.imap_unordered(
+            functools.partial(run_once, folder), names
+        ):
+            os.write(output, (json.dumps([name, report]) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
