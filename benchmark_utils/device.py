@@ -70,10 +70,6 @@ def _cpu_multiplies_bfloat16(device):
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
-def _cuda_multiplies_bfloat16(device):
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def _cuda_release_memory(device):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -87,7 +83,9 @@ KINDS = {
         is_available=lambda: torch.cuda.is_available(),
         worthwhile_flops=0,
         name=lambda device: torch.cuda.get_device_name(device),
-        multiplies_bfloat16=_cuda_multiplies_bfloat16,
+        multiplies_bfloat16=lambda device: (
+            torch.cuda.get_device_capability(device) >= (8, 0)
+        ),
         # Estimated, for an H100 at GPT-2's full size: it takes 60 to 90 s,
         # and then saves 0.5 to 0.7 s of each step of 4.5e14 operations.
         compile_flops=6e16,
@@ -143,12 +141,10 @@ KINDS = {
         worthwhile_flops=0,
         name=lambda device: "cpu",
         multiplies_bfloat16=_cpu_multiplies_bfloat16,
-        # On two cores it takes 50 s, and then saves up to 10 % at GPT-2's
-        # full size.
+        # It takes 50 s on two cores, then saves up to 10 % at full size.
         compile_flops=5e14,
         pins_memory=False,
-        # Nothing is ever queued.
-        synchronize=lambda device: None,
+        synchronize=lambda device: None,  # Nothing is ever queued.
         release_memory=None,
         peak_memory=None,
         free_memory=None,
@@ -188,7 +184,7 @@ class Machine(NamedTuple):
 
 
 def choose_device(device="auto", step_flops=math.inf):
-    """Decide on which device to compute.
+    """Decide on which device to compute; ``ValueError`` if torch can't.
 
     Parameters
     ----------
@@ -203,8 +199,6 @@ def choose_device(device="auto", step_flops=math.inf):
     -------
     device : torch.device
     reason : str
-
-    Raises ``ValueError`` if torch can't use the device.
     """
     if device == "auto":
         reasons = []

@@ -50,7 +50,7 @@ def peaks(shape, rows, dtype):
     Parameters
     ----------
     shape : dict
-        Vocabulary and sizes of the model.
+        Sizes of the model.
     rows : int
         Of ``context_length`` tokens, through the model at once in training.
     dtype : torch.dtype
