@@ -150,7 +150,6 @@ NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
 
 
-
 def rule_of_type(kind):
     """The rule of a model's size or switch, by its type in ``Architecture``,
     which knows what else must hold."""
@@ -217,6 +216,8 @@ PATTERNS = {
     "probability": SHARE,
     "radius": NOT_NEGATIVE,
 }
+
+
 def find_rule(name, default):
     """The rule of a parameter; None if it may be anything.
 
