@@ -106,9 +106,15 @@ class CheckedParameters:
                     related = [values[name] for name in names]
                     if not holds(*related):
                         raise ValueError(f"{sentence.format(*related)}.")
+            cls.check_together(values)
         except ValueError as error:
             raise ValueError(f"{cls.name}: {error}") from None
         return values
+
+    @classmethod
+    def check_together(cls, values):
+        """Raise ``ValueError`` for parameters, each in its type, that don't
+        fit each other."""
 
     @readable
     def save_parameters(self, **parameters):

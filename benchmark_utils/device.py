@@ -107,11 +107,9 @@ KINDS = {
         micro_batch_tokens=32768,
         evaluation_tokens=32768,
         # Each chunk reads and writes the weight's gradient, 154 MB for GPT-2,
-        # and is compiled anew, hence fewer and larger chunks: 4,096 rows of
-        # logits are 0.8 GB in float32.
+        # and is compiled anew, hence few and large ones: 0.8 GB in float32.
         chunk_rows=4096,
-        # Rows of bfloat16 that aren't aligned keep cuBLAS from its fast
-        # kernels.
+        # Unaligned rows of bfloat16 keep cuBLAS from its fast kernels.
         evaluation_columns=64,
     ),
     "mps": Kind(
@@ -148,12 +146,10 @@ KINDS = {
         worthwhile_flops=0,
         name=lambda device: "cpu",
         multiplies_bfloat16=_cpu_multiplies_bfloat16,
-        # On two cores it takes 50 s, and then saves up to 10 % at GPT-2's
-        # full size.
+        # It takes 50 s on two cores, then saves up to 10 % at full size.
         compile_flops=5e14,
         pins_memory=False,
-        # Nothing is ever queued.
-        synchronize=lambda device: None,
+        synchronize=lambda device: None,  # Nothing is ever queued.
         release_memory=None,
         peak_memory=None,
         free_memory=None,
@@ -161,9 +157,9 @@ KINDS = {
         # them share the cost of preparing the weights.
         micro_batch_tokens=4096,
         evaluation_tokens=16384,
-        # Matrix products of this size are at full speed.
+        # Matrix products of this size are at full speed. More columns gain
+        # nothing, and the weight would be copied.
         chunk_rows=1024,
-        # More columns gain nothing, and the weight would be copied.
         evaluation_columns=1,
     ),
 }
@@ -193,7 +189,7 @@ class Machine(NamedTuple):
 
 
 def choose_device(device="auto", step_flops=math.inf):
-    """Decide on which device to compute.
+    """Decide on which device to compute; ``ValueError`` if torch can't.
 
     Parameters
     ----------
@@ -206,8 +202,6 @@ def choose_device(device="auto", step_flops=math.inf):
     -------
     device : torch.device
     reason : str
-
-    Raises ``ValueError`` if torch can't use the device.
     """
     if device == "auto":
         reasons = []

@@ -150,7 +150,6 @@ NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
 
 
-
 def rule_of_type(kind):
     """The rule of a model's size or switch, by its type in ``Architecture``,
     which knows what else must hold."""

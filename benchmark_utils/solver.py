@@ -48,9 +48,9 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
-    required_parameters = (
+    required_parameters = [
         "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
-    )
+    ]
     # "orthogonalisation" or "eigenbasis", where the update of each hidden
     # matrix is that and depends on no other: ranks share it (sharing.py).
     shared_work = None
@@ -59,8 +59,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     # benchopt's own test trains for a few steps.
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
-    # benchopt's own tests ask a solver that has no problem yet for its next
-    # evaluation.
+    # benchopt's tests ask a solver without a problem for its next evaluation.
     evaluations = ()
     world, trainer, progress, gathering = ALONE, None, None, None
 
@@ -96,8 +95,9 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
 
     @noted
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine, checkpoint_every=0,
-                      resume=False, log_path=None, world=ALONE):
+                      micro_batch_size, compile, machine, description="",
+                      checkpoint_every=0, resume=False, log_path=None,
+                      world=ALONE):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -109,8 +109,8 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         val_tokens : int
         micro_batch_size : int or "auto", in rows
         compile : bool or "auto"
-        machine : Machine
-            Device and precision.
+        machine : Machine, device and precision
+        description : str, of what computes, and why
         checkpoint_every : int, "auto" or str
         resume : bool
             See ``benchmark_utils.resume.Resumable``.
@@ -142,7 +142,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         self._log_path = log_path
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
-        say_once(machine.describe())
+        say_once(description)
         share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
             f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "

@@ -23,7 +23,7 @@ import json
 import torch
 
 from benchmark_utils.device import autocast
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.evaluation import evaluation_rows
 from benchmark_utils.training.memory import (
@@ -31,6 +31,7 @@ from benchmark_utils.training.memory import (
 )
 from benchmark_utils.training.trainer import Trainer
 
+VOCAB_SIZE = 50257
 CUDA = torch.device("cuda")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # GiB of the cards that people have.
@@ -49,7 +50,7 @@ def peaks(shape, rows, dtype):
     Parameters
     ----------
     shape : dict
-        Arguments of GPT2.
+        Sizes of the model.
     rows : int
         Of ``context_length`` tokens, through the model at once in training.
     dtype : torch.dtype
@@ -62,7 +63,7 @@ def peaks(shape, rows, dtype):
     length = shape["context_length"]
     with FakeCUDA():
         release_memory(CUDA)
-        model = GPT2(**shape).to(CUDA)
+        model = make_model("gpt2", VOCAB_SIZE, **shape).to(CUDA)
         optimizer = torch.optim.AdamW(
             decay_groups(model.parameter_roles(), 0.1), fused=True
         )
@@ -91,7 +92,7 @@ def chosen_rows(shape, free):
     """The micro-batch that a run chooses by itself, by free memory in bytes.
     """
     with torch.device("meta"):
-        model = GPT2(**shape)
+        model = make_model("gpt2", VOCAB_SIZE, **shape)
     with FakeCUDA(total_memory=int(free)):
         return choose_micro_batch(BATCH_SIZE, max_micro_batch(
             shape["context_length"], CUDA, model.activation_bytes()

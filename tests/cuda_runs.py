@@ -27,7 +27,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from benchmark_utils import device
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.models.gpt2 import GPT2
+from benchmark_utils.models.transformer import Transformer
 from benchmark_utils.optimizers.shampoo import Shampoo
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training import evaluation
@@ -76,8 +76,8 @@ BUGS = {
         "Adam", evaluation.evaluate, ", device=device)", ")",
     ),
     "positions are on the CPU": (
-        "Adam", GPT2.forward, "[:inputs.shape[1]]",
-        "[:inputs.shape[1]].cpu()",
+        "Adam", Transformer.forward, "position_embedding.weight[:length]",
+        "position_embedding.weight[:length].cpu()",
     ),
     "the clock is read too early": (
         "Adam", TrainingSolver.run,
@@ -87,8 +87,8 @@ BUGS = {
         "Shampoo", Shampoo._average, ", device=p.device", "",
     ),
     "the graph of the model breaks": (
-        "compiled", GPT2.forward, "x = block(x)",
-        "x = block(x); torch._dynamo.graph_break()",
+        "compiled", Transformer.forward, "x = block(x, rotation)",
+        "x = block(x, rotation); torch._dynamo.graph_break()",
     ),
 }
 

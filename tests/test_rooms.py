@@ -18,6 +18,7 @@ BELOW = {
     "errors": set(),
     "report": {"results"},
     "select": set(),
+    "threads": set(),
     "parameters": {"data", "models", "training"},
 }
 # On the top floor everything below can be used, and benchopt.
