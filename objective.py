@@ -7,33 +7,35 @@ import functools
 import math
 import time
 
-import torch
 from benchopt import BaseObjective
 
-from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.device import (
-    Machine, check_one_process, device_name, dtype_name
-)
+# First, because it must come before torch.
+from benchmark_utils.threads import choose_threads
+
+from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.cache_key import versions
+from benchmark_utils.data.loader import BatchLoader, validation_loader
+from benchmark_utils.device import Machine, device_name, dtype_name
 from benchmark_utils.errors import readable
 from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
 
 # Parameters that say what becomes of a run, and not what it is.
 UNNAMED = "checkpoint_every", "resume", "save_weights", "log"
+WEIGHTS = "weights.safetensors"
 
 
 class Objective(CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
-    The model, its initialisation, the order of the tokens, the batch and the
-    evaluation are given. The optimizer, its schedule and its horizon are the
-    solver's.
+    Model, initialisation, order of the tokens, batch and evaluation are given.
+    The optimizer, its schedule and its horizon are the solver's.
     """
 
     name = "nanoGPT"
@@ -51,16 +53,15 @@ class Objective(CheckedParameters, BaseObjective):
         "n_layer": [None], "n_head": [None], "n_embd": [None],
         "context_length": [None], "vocab_multiple": [None],
         "embedding_dtype": [None], "embedding_norm": [None],
-        "positions": [None],
-        "norm": [None], "norm_gain": [None], "norm_eps": [None],
+        "positions": [None], "norm": [None], "norm_gain": [None],
+        "norm_eps": [None],
         "qk_norm": [None], "fused_qkv": [None], "attention_scale": [None],
         "damped_attention": [None], "activation": [None], "bias": [None],
         "tied_head": [None], "head_bias": [None], "logit_cap": [None],
         "initialisation": [None], "loss_gradient": [None],
         # One step: batch_size rows of sequence_length tokens, over all ranks.
         # None is the model's context_length.
-        "batch_size": [512],
-        "sequence_length": [None],
+        "batch_size": [512], "sequence_length": [None],
         # Tokens from the start of the validation shard.
         "val_tokens": [10_485_760],
         # Steps between evaluations; five times finer near the horizon. "auto"
@@ -70,8 +71,10 @@ class Objective(CheckedParameters, BaseObjective):
         "target": [None],
         # Whether a run ends at the target, or goes on to its horizon.
         "stop_at_target": [True],
-        # How the machine computes it: see benchmark_utils/device.py.
+        # How the machine computes it: see docs/devices.rst.
         "device": ["auto"],
+        # Of this kind, on one node or in a Slurm job: docs/several_devices.rst
+        "num_devices": ["auto"],
         "dtype": ["auto"],
         "micro_batch_size": ["auto"],
         "compile": ["auto"],
@@ -91,29 +94,28 @@ class Objective(CheckedParameters, BaseObjective):
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
-        "eval_every": 2,
+        "eval_every": 2, "num_devices": 1,
         "dataset": {"name": "Simulated"},
     }
 
+    def __init__(self, **parameters):
+        check_launcher()
+        super().__init__(**parameters)
+
     @classmethod
-    def check_parameters(cls, values):
-        values = super().check_parameters(values)
-        try:
-            context_length = cls._architecture(values).context_length
-        except ValueError as error:
-            raise ValueError(f"{cls.name}: {error}") from None
+    def check_together(cls, values):
+        context_length = cls._architecture(values).context_length
         length = values["sequence_length"] or context_length
         if length > context_length:
             raise ValueError(
-                f"{cls.name}: sequence_length={length} is longer than the "
-                f"model's context_length={context_length}."
+                f"sequence_length={length} is longer than the model's "
+                f"context_length={context_length}."
             )
         if values["val_tokens"] % length:
             raise ValueError(
-                f"{cls.name}: val_tokens={values['val_tokens']} must be a "
-                f"multiple of sequence_length={length}."
+                f"val_tokens={values['val_tokens']} must be a multiple of "
+                f"sequence_length={length}."
             )
-        return values
 
     @staticmethod
     def _choices(values):
@@ -173,32 +175,24 @@ class Objective(CheckedParameters, BaseObjective):
         self._train_loader = BatchLoader(
             train, self.batch_size, self._sequence_length, repeat=repeat
         )
-        self._val_loader = self._make_val_loader(val)
+        self._val_loader = validation_loader(
+            val, self.val_tokens, self._sequence_length
+        )
         self._vocab_size = train.vocab_size
         self._bytes_per_token = bytes_per_token
-
-    def _make_val_loader(self, val):
-        """All validation rows as one batch: the first tokens of the shard."""
-        available = len(val.arrays[0]) - 1
-        if self.val_tokens > available:
-            usable = available - available % self._sequence_length
-            raise ValueError(
-                f"val_tokens={self.val_tokens} and the target of the last "
-                f"one need {self.val_tokens + 1} tokens, but {val.paths[0]} "
-                f"holds {available + 1}. Use val_tokens={usable} or less."
-            )
-        rows = self.val_tokens // self._sequence_length
-        return BatchLoader(val, rows, self._sequence_length)
 
     @readable
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
-        check_one_process()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype)
-        # A folder that can't be made shall not be found out at the end.
-        self._weights_path()
+        self._world, reason = choose_world(
+            self.num_devices, self._machine.device, self.batch_size
+        )
+        self._num_threads, threads = choose_threads()
+        # So that a folder that can't be made is found out before training.
+        self._output(self.save_weights, WEIGHTS)
         # Training batches are checked once the horizon is known.
         self._val_loader.check_horizon(1)
         return dict(
@@ -206,15 +200,20 @@ class Objective(CheckedParameters, BaseObjective):
             make_model=functools.partial(
                 self._make_model, self.get_seed(use_repetition=True)
             ),
-            train_loader=self._train_loader,
+            train_loader=self._train_loader.for_rank(
+                self._world.rank, self._world.size
+            ),
             eval_every=self.eval_every,
             val_tokens=self.val_tokens,
             micro_batch_size=self.micro_batch_size,
             compile=self.compile,
             machine=self._machine,
+            description=f"{self._machine.describe()}, {self._world.size} "
+            f"rank(s) ({reason}), {self._num_threads} threads ({threads})",
             checkpoint_every=self.checkpoint_every,
             resume=self.resume,
-            log_path=self._log_path(),
+            log_path=self._output(self.log, "evaluations.csv"),
+            world=self._world,
         )
 
     def _make_model(self, seed):
@@ -247,7 +246,7 @@ class Objective(CheckedParameters, BaseObjective):
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
         with evaluated() as model:
-            val_loss = evaluate(model, self._val_loader, dtype)
+            val_loss = evaluate(model, self._val_loader, dtype, self._world)
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
@@ -262,13 +261,13 @@ class Objective(CheckedParameters, BaseObjective):
             eval_seconds=eval_seconds,
             # Seconds since 1970: tells which runs were trained side by side.
             wall_time=time.time(),
-            weights=str(self._weights_path() or ""),
+            weights=str(self._output(self.save_weights, WEIGHTS) or ""),
             num_parameters=num_parameters,
-            world_size=self._train_loader.world_size,
-            num_threads=torch.get_num_threads(),
+            world_size=self._world.size,
+            num_threads=self._num_threads,
             device=device_name(device),
             dtype=dtype_name(dtype),
-            torch_version=torch.__version__,
+            torch_version=dict(versions([]))["torch"],
         )
         if self._bytes_per_token is not None:
             row["bits_per_byte"] = row["value"] / (
@@ -276,20 +275,14 @@ class Objective(CheckedParameters, BaseObjective):
             )
         return row
 
-    def _log_path(self):
-        """The file for the evaluations of this run; None if there is none."""
-        if self.log == "csv":
-            return self.get_run_output_path() / "evaluations.csv"
-
-    def _weights_path(self):
-        """The file for the weights of this run; None if they aren't kept."""
-        if self.save_weights:
-            return self.get_run_output_path() / "weights.safetensors"
+    def _output(self, is_wanted, name):
+        """A file of this run, beside its results; None if it isn't wanted."""
+        return self.get_run_output_path() / name if is_wanted else None
 
     def save_final_results(self, evaluated, report):
         """Keep the weights that were evaluated last, if asked for."""
-        path = self._weights_path()
-        if path:
+        path = self._output(self.save_weights, WEIGHTS)
+        if path and self._world.rank == 0:
             with evaluated() as model:
                 save_weights(model, path)
 

@@ -13,6 +13,9 @@ from benchmark_utils.parameters import convert
 RELATIONS = [
     (("warmup_steps", "num_steps"), lambda few, all_: few <= all_,
      "warmup_steps={} is longer than the horizon, num_steps={}"),
+    (("batch_size", "num_devices"), lambda rows, ranks: (
+        ranks == "auto" or rows % ranks == 0
+     ), "batch_size={} must be a multiple of num_devices={}"),
     (("min_length", "max_length"), lambda low, high: low <= high,
      "min_length={} is more than max_length={}"),
     (("num_successors", "vocab_size"), lambda few, all_: few <= all_ - 2,
@@ -103,9 +106,15 @@ class CheckedParameters:
                     related = [values[name] for name in names]
                     if not holds(*related):
                         raise ValueError(f"{sentence.format(*related)}.")
+            cls.check_together(values)
         except ValueError as error:
             raise ValueError(f"{cls.name}: {error}") from None
         return values
+
+    @classmethod
+    def check_together(cls, values):
+        """Raise ``ValueError`` for parameters, each in its type, that don't
+        fit each other."""
 
     @readable
     def save_parameters(self, **parameters):

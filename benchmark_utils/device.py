@@ -4,7 +4,6 @@ The same lines train on a CPU, on CUDA and on Apple's GPUs ("mps"): whatever
 differs is a column of ``KINDS``. Only the CPU's row has been measured.
 """
 import math
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +20,11 @@ class Kind(NamedTuple):
     title : str
         In sentences.
     is_available : function, returns bool
+    count : function without arguments, returns int; or None
+        Devices that a process can see; None where any number of processes
+        can share one.
+    backend : str or None
+        Of torch.distributed, between the devices; None where there is none.
     worthwhile_flops : float
         Operations per training step from which on "auto" takes the device: a
         GPU with little to do waits for the processor to start its kernels.
@@ -48,6 +52,8 @@ class Kind(NamedTuple):
 
     title: str
     is_available: Callable
+    count: Callable | None
+    backend: str | None
     worthwhile_flops: float
     name: Callable
     multiplies_bfloat16: Callable
@@ -79,6 +85,8 @@ KINDS = {
     "cuda": Kind(
         title="CUDA device",
         is_available=lambda: torch.cuda.is_available(),
+        count=lambda: torch.cuda.device_count(),
+        backend="nccl",
         worthwhile_flops=0,
         name=lambda device: torch.cuda.get_device_name(device),
         multiplies_bfloat16=lambda device: (
@@ -101,16 +109,16 @@ KINDS = {
         micro_batch_tokens=32768,
         evaluation_tokens=32768,
         # Each chunk reads and writes the weight's gradient, 154 MB for GPT-2,
-        # and is compiled anew, hence fewer and larger chunks: 4,096 rows of
-        # logits are 0.8 GB in float32.
+        # and is compiled anew, hence few and large ones: 0.8 GB in float32.
         chunk_rows=4096,
-        # Rows of bfloat16 that aren't aligned keep cuBLAS from its fast
-        # kernels.
+        # Unaligned rows of bfloat16 keep cuBLAS from its fast kernels.
         evaluation_columns=64,
     ),
     "mps": Kind(
         title="Apple GPU",
         is_available=lambda: torch.backends.mps.is_available(),
+        count=lambda: 1,
+        backend=None,
         # A processor computes 1e11 in about 0.1 s; starting the kernels of a
         # step takes about a tenth of that (an estimate).
         worthwhile_flops=1e11,
@@ -137,15 +145,15 @@ KINDS = {
     "cpu": Kind(
         title="CPU",
         is_available=lambda: True,
+        count=None,
+        backend="gloo",
         worthwhile_flops=0,
         name=lambda device: "cpu",
         multiplies_bfloat16=_cpu_multiplies_bfloat16,
-        # On two cores it takes 50 s, and then saves up to 10 % at GPT-2's
-        # full size.
+        # It takes 50 s on two cores, then saves up to 10 % at full size.
         compile_flops=5e14,
         pins_memory=False,
-        # Nothing is ever queued.
-        synchronize=lambda device: None,
+        synchronize=lambda device: None,  # Nothing is ever queued.
         release_memory=None,
         peak_memory=None,
         free_memory=None,
@@ -153,9 +161,9 @@ KINDS = {
         # them share the cost of preparing the weights.
         micro_batch_tokens=4096,
         evaluation_tokens=16384,
-        # Matrix products of this size are at full speed.
+        # Matrix products of this size are at full speed. More columns gain
+        # nothing, and the weight would be copied.
         chunk_rows=1024,
-        # More columns gain nothing, and the weight would be copied.
         evaluation_columns=1,
     ),
 }
@@ -163,6 +171,7 @@ KINDS = {
 
 class Machine(NamedTuple):
     """Where and in which precision (of matrix products) a run computes."""
+
     device: torch.device
     dtype: torch.dtype
     device_reason: str
@@ -184,7 +193,7 @@ class Machine(NamedTuple):
 
 
 def choose_device(device="auto", step_flops=math.inf):
-    """Decide on which device to compute.
+    """Decide on which device to compute; ``ValueError`` if torch can't.
 
     Parameters
     ----------
@@ -225,17 +234,6 @@ def choose_device(device="auto", step_flops=math.inf):
             "Use 'auto', 'cpu', 'cuda' or 'mps'."
         ) from error
     return chosen, "as asked for"
-
-
-def check_one_process():
-    """Refuse to start in one of several processes of a launcher: each would
-    train the whole problem, all of them on the same device."""
-    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(variable, "1") != "1":
-            raise ValueError(
-                f"{variable}={os.environ[variable]}: one run is one process "
-                "on one device; several are not supported yet. Start one."
-            )
 
 
 def choose_dtype(dtype, device):

@@ -150,7 +150,6 @@ NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
 
 
-
 def rule_of_type(kind):
     """The rule of a model's size or switch, by its type in ``Architecture``,
     which knows what else must hold."""
@@ -174,6 +173,7 @@ RULES = {
     "val_tokens": COUNT, "train_tokens": COUNT,
     "eval_every": Rule(whole, low=1, words=("auto",)),
     "micro_batch_size": Rule(whole, low=1, words=("auto",)),
+    "num_devices": Rule(whole, low=1, words=("auto",)),
     "target": Rule(number, above=0, hint=", in nats per token"),
     "stop_at_target": Rule(yes_no),
     "compile": Rule(yes_no, words=("auto",)),
@@ -217,6 +217,8 @@ PATTERNS = {
     "probability": SHARE,
     "radius": NOT_NEGATIVE,
 }
+
+
 def find_rule(name, default):
     """The rule of a parameter; None if it may be anything.
 

@@ -5,6 +5,7 @@ asked for, has a row per evaluation, written while the run trains: what is to
 be followed live, or loaded into another tool, is read from there.
 """
 import csv
+import functools
 
 from tqdm import tqdm
 
@@ -110,3 +111,12 @@ def in_words(seconds):
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+@functools.cache
+def say_once(message):
+    """Print a fact about a run, once per process.
+
+    benchopt's progress line ends with a carriage return: start a new one.
+    """
+    print(f"\n{message}", flush=True)

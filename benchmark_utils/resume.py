@@ -49,6 +49,7 @@ class Resumable:
 
     def __init__(self, solver, callback, every, resume):
         self.trainer, self.callback = solver.trainer, callback
+        self.world = solver.world
         self.every = every
         self.is_on = every != 0
         self.times_resumed = 0
@@ -66,14 +67,21 @@ class Resumable:
         self._due = time.monotonic() + self._seconds
 
     def _resume(self):
-        for path in checkpoints.newest_first(self._folder):
+        # Rank 0 says which checkpoint, and all ranks read it.
+        for path in self.world.from_rank_0(
+            list(checkpoints.newest_first(self._folder))
+        ):
             try:
                 state = checkpoints.load(path)
             except ValueError as error:
                 print(f"\nWARNING: {error} It is not used.")
+                state = None
+            if not self.world.agree(state is not None):
                 continue
             self.trainer.load_state_dict(state["trainer"])
-            set_clock(self.callback, state["clock"])
+            # Followers have no clock.
+            if hasattr(self.callback, "time_iter"):
+                set_clock(self.callback, state["clock"])
             self.times_resumed = state["times_resumed"] + 1
             print(f"\nContinues from step {self.trainer.step}, after "
                   f"{state['clock']['seconds']:.0f} s of training: {path}")
@@ -130,20 +138,36 @@ class Resumable:
             After a signal to end, with the checkpoint written: benchopt then
             ends the whole command, and not this run alone.
         """
-        if not self.is_on or not (self._signal or self._is_due()):
+        if not self.is_on:
+            return
+        wanted = self.world.maximum(
+            2 if self._signal else int(self._is_due())
+        )
+        if not wanted:
             return
         if self.trainer.step == 0:
             raise KeyboardInterrupt
-        clock = get_clock(self.callback)
-        start = time.monotonic()
-        path = self._save(clock)
-        seconds = time.monotonic() - start
-        self._due = time.monotonic() + max(self._seconds, seconds / MAX_SHARE)
-        set_clock(self.callback, clock)
-        if self._signal:
+        path = None
+        if self.world.rank:
+            # Rank 0 has the clock, and writes.
+            self.trainer.state_dict()
+        else:
+            clock = get_clock(self.callback)
+            start = time.monotonic()
+            path = self._save(clock)
+            seconds = time.monotonic() - start
+            self._due = time.monotonic() + max(
+                self._seconds, seconds / MAX_SHARE
+            )
+            set_clock(self.callback, clock)
+        if wanted == 2:
             self._end(path)
 
     def _end(self, path):
+        if self.world.rank:
+            # Until rank 0 is done with what follows.
+            self.world.from_rank_0(None)
+        self._signal = self._signal or "a signal to another rank"
         print(f"\nEnded by {self._signal} at step {self.trainer.step}.")
         if path:
             print(f"The same command goes on from there: {path}")
@@ -158,8 +182,9 @@ class Resumable:
     def _is_due(self):
         step = self.trainer.step
         if isinstance(self.every, int):
+            # All ranks agree anyway.
             return step > 0 and step % self.every == 0
-        return time.monotonic() >= self._due
+        return not self.world.rank and time.monotonic() >= self._due
 
     def _save(self, clock):
         """Write one; that it can't be written costs a warning, not the run.
@@ -190,7 +215,7 @@ class Resumable:
 
     def finish(self):
         """Remove the checkpoints of a run that is complete."""
-        if not self.is_on:
+        if not self.is_on or self.world.rank:
             return
         shutil.rmtree(self._folder, ignore_errors=True)
         # If there are none otherwise computed.
@@ -220,7 +245,6 @@ def identify(solver):
         "shards": repr(dataset._get_state()),
         "device": solver.machine.device.type,
         "dtype": dtype_name(solver.machine.dtype),
-        "world_size": solver.trainer.loader.world_size,
     }
     # As JSON gives it back.
     return who, json.loads(json.dumps(how))

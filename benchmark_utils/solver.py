@@ -11,20 +11,23 @@ from benchopt import BaseSolver
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
 from benchmark_utils.errors import noted
+from benchmark_utils.followers import together
 from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
 from benchmark_utils.checked import CheckedParameters
-from benchmark_utils.progress import Progress
+from benchmark_utils.progress import Progress, say_once
 from benchmark_utils.resume import Resumable
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
 )
 from benchmark_utils.training.movement import weight_sums
+from benchmark_utils.training.ranks import ALONE
 from benchmark_utils.training.schedules import (
     choose_eval_every, evaluation_share, evaluation_steps,
     learning_rate_factor
 )
+from benchmark_utils.training.sharing import SharedUpdates
 from benchmark_utils.training.trainer import Trainer, seed_generators
 
 # The solver whose model, gradients and optimizer state are in memory.
@@ -45,18 +48,21 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
     """
 
-    required_parameters = (
+    required_parameters = [
         "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
-    )
+    ]
+    # "orthogonalisation" or "eigenbasis", where the update of each hidden
+    # matrix is that and depends on no other: ranks share it (sharing.py).
+    shared_work = None
     # Packages that the solver imports, beyond torch.
     requirements = []
     # benchopt's own test trains for a few steps.
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
-    # benchopt's own tests ask a solver that has no problem yet for its next
-    # evaluation.
+    # benchopt's tests ask a solver without a problem for its next evaluation.
     evaluations = ()
-    trainer = progress = None
+    trainer = progress = gathering = None
+    world = ALONE
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -90,8 +96,9 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
 
     @noted
     def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine, checkpoint_every=0,
-                      resume=False, log_path=None):
+                      micro_batch_size, compile, machine, description="",
+                      checkpoint_every=0, resume=False, log_path=None,
+                      world=ALONE):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
@@ -103,13 +110,15 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         val_tokens : int
         micro_batch_size : int or "auto", in rows
         compile : bool or "auto"
-        machine : Machine
-            Device and precision.
+        machine : Machine, device and precision
+        description : str, of what computes, and why
         checkpoint_every : int, "auto" or str
         resume : bool
             See ``benchmark_utils.resume.Resumable``.
         log_path : Path or None
             See ``benchmark_utils.progress.Progress``.
+        world : World
+            The ranks that share the training: not connected yet.
 
         Raises
         ------
@@ -129,12 +138,12 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         self._loader = train_loader
         self._micro_batch_option = micro_batch_size
         self._compile_option = compile
-        self.machine = machine
+        self.machine, self.world = machine, world
         self._checkpoint_every, self._resume = checkpoint_every, resume
         self._log_path = log_path
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
-        say_once(machine.describe())
+        say_once(description)
         share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
         say_once(
             f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "
@@ -149,14 +158,16 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         return next(later, stop_val + 1)
 
     @noted
+    @together
     def warm_up(self):
-        """Train throw-away weights on one micro-batch, so that whatever the
-        first steps of a process pay for is not timed."""
+        """Train throw-away weights, so that what the first steps of a process
+        pay for is not timed."""
         self.start()
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
     @noted
+    @together
     def pre_run_hook(self, callback):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
@@ -169,6 +180,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         )
 
     @noted
+    @together
     def run(self, callback):
         trainer = self.trainer
         with (
@@ -188,6 +200,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
                 trainer.train_step(*next(batches))
                 self.progress.step()
         self._resumable.finish()
+        self.gathering.part()
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""
@@ -197,6 +210,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             self._train_loss = train_loss
         elif trainer.step == 0:
             self._train_loss = trainer.batch_loss(*self._first_batch())
+        memory = peak_memory(self.machine.device)
         return dict(
             evaluated=trainer.evaluated,
             report=dict(
@@ -211,14 +225,13 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
                 ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
-                peak_memory_mib=peak_memory(self.machine.device) / 2**20,
+                peak_memory_mib=self.world.maximum(memory) / 2**20,
                 times_resumed=self._resumable.times_resumed,
             ),
         )
 
     def start(self):
-        """Make a Trainer of a fresh model; what the last run held is freed.
-        """
+        """Make a Trainer of a fresh model; free what the last run held."""
         global _holder
         if _holder is not None:
             _holder.release()
@@ -229,15 +242,15 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         model = self._make_model()
         self._decide_compilation(model)
         if self._compiled:
-            compile_model(model)
+            compile_model(model, by_block=self.world.size > 1)
         roles = model.parameter_roles()
         optimizer = self.get_optimizer(roles)
         length = self._loader.sequence_length
-        micro_batch_size = choose_micro_batch(
+        micro_batch_size = self.world.minimum(choose_micro_batch(
             self._loader.rank_batch_size,
             max_micro_batch(length, device, model.activation_bytes()),
             self._micro_batch_option,
-        )
+        ))
         self.trainer = Trainer(
             model, optimizer, self._loader,
             functools.partial(
@@ -247,6 +260,8 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             ),
             max_grad_norm=self.max_grad_norm,
             micro_batch_size=micro_batch_size, dtype=self.machine.dtype,
+            world=self.world, shared_updates=SharedUpdates(
+                self.world, roles["hidden_matrices"], self.shared_work),
         )
         self._first_sums = weight_sums(model)
         say_once(
@@ -283,12 +298,3 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             "code": code_hash(),
             "versions": versions(self.requirements or []),
         }
-
-
-@functools.cache
-def say_once(message):
-    """Print a fact about a run, once per process.
-
-    benchopt's progress line ends with a carriage return: start a new one.
-    """
-    print(f"\n{message}", flush=True)

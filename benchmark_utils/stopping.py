@@ -23,6 +23,9 @@ class TargetCriterion(StoppingCriterion):
             solver.name, len(solver.evaluations), max_runs, timeout
         ):
             print(f"\nWARNING: {warning}")
+        if solver.world.rank:
+            # One clock decides.
+            timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, terminal=terminal,
             solver=solver, run_key=run_key,
@@ -36,6 +39,12 @@ class TargetCriterion(StoppingCriterion):
         last["objective_tokens_per_second"] = tokens_per_second(
             objective_list
         )
+        world = self.solver.world
+        stop = not world.agree(not stop)
+        if world.rank:
+            # The results are those of rank 0, and so are the files; benchopt
+            # keeps nothing of a run that was interrupted.
+            return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
             self.solver.progress.evaluated(objective_list)
         if stop:

@@ -1,28 +1,20 @@
 """Threads on a CPU: how many compute, and how they wait for each other.
 
-This module must not import torch, whose OpenMP library reads its settings
-once, when it is loaded.
+Importing this module lets threads sleep while they wait for each other, if it
+is imported before torch, whose OpenMP library reads the setting once. They
+would spin, and a small model waits after every operation: when another program
+takes one of the cores, the one that the others wait for is the one that they
+keep from running. With two threads and nine busy processes on two cores, a
+step of a small model took 3.4 to 3.8 s spinning, 0.5 to 0.9 s asleep, and
+0.7 s with a single thread; on quiet cores, sleeping costs 3 %. A policy that
+the user has set stays.
 """
 import os
 import sys
 
 POLICY = "OMP_WAIT_POLICY"
-
-
-def wait_asleep():
-    """Let threads sleep while they wait for each other, from the first import
-    of torch on, in this process and those that it starts.
-
-    They would spin, and a small model waits after every operation: when
-    another program takes one of the cores, the one that the others wait for
-    is the one that they keep from running. With two threads and nine busy
-    processes on two cores, a step of the quick start's model took 3.4 to 3.8 s
-    spinning, 0.5 to 0.9 s asleep, and 0.7 s with a single thread; on quiet
-    cores, sleeping costs 3 %. Call it before torch is imported; a policy that
-    the user has set stays.
-    """
-    if "torch" not in sys.modules:
-        os.environ.setdefault(POLICY, "PASSIVE")
+if "torch" not in sys.modules:
+    os.environ.setdefault(POLICY, "PASSIVE")
 
 
 def choose_threads():

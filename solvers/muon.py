@@ -12,6 +12,7 @@ class Solver(TrainingSolver):
     """Muon with close orthogonalisation, and AdamW for the rest."""
 
     name = "Muon"
+    shared_work = "orthogonalisation"
 
     parameters = {
         # Rate, momentum, decay, iterations and cool-down: modded-nanogpt's

@@ -13,6 +13,7 @@ class Solver(TrainingSolver):
     """MuonH; the hidden matrices keep their initial norm."""
 
     name = "MuonH"
+    shared_work = "orthogonalisation"
 
     parameters = {
         # Rate, momentum, iterations and schedule: modded-nanogpt's track 3,

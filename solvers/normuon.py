@@ -12,6 +12,7 @@ class Solver(TrainingSolver):
 
     name = "NorMuon"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
+    shared_work = "orthogonalisation"
 
     parameters = {
         # Rates, decay, iterations and cool-down: modded-nanogpt's track 3,

@@ -11,6 +11,7 @@ class Solver(TrainingSolver):
     """Shampoo, and AdamW for all but the hidden matrices."""
 
     name = "Shampoo"
+    shared_work = "eigenbasis"
 
     parameters = {
         # Rate, averages, frequency, decay and cool-down: modded-nanogpt's

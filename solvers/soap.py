@@ -13,6 +13,7 @@ class Solver(TrainingSolver):
 
     name = "SOAP"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
+    shared_work = "eigenbasis"
 
     parameters = {
         # All settings, those of AdamW for the tied embedding too:

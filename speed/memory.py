@@ -31,13 +31,13 @@ from benchmark_utils.training.memory import (
 )
 from benchmark_utils.training.trainer import Trainer
 
+VOCAB_SIZE = 50257
 CUDA = torch.device("cuda")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # GiB of the cards that people have.
 CARDS = (8, 12, 16, 24, 40, 80)
 # GiB that a process takes beside its tensors.
 CONTEXT = 1.0
-VOCAB_SIZE = 50257
 # Rows of a step at full size.
 BATCH_SIZE = 512
 # 10,485,760 tokens.

@@ -35,7 +35,8 @@ from benchmark_utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVE = (
-    "nanoGPT[model={model},n_layer=1,n_head=2,n_embd=32,context_length=32,batch_size=8,"
+    "nanoGPT[model={model},n_layer=1,n_head=2,n_embd=32,"
+    "context_length=32,batch_size=8,"
     "sequence_length=32,val_tokens=128,eval_every=5,micro_batch_size=4,"
     "compile={compile}]"
 )

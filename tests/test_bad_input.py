@@ -76,6 +76,9 @@ def no_data(monkeypatch):
     ({"n_head": 3}, "n_embd=32 must be a multiple of n_head=3"),
     ({"dtype": "float16"}, "dtype='float16' must be one of .*'bfloat16'"),
     ({"device": "tpu"}, "device='tpu' must be a text: auto, cpu, mps, cuda"),
+    ({"checkpoint_every": "often"},
+     "checkpoint_every='often' must be .* minutes such as '5min'"),
+    ({"log": "xml"}, "log='xml' must be one of 'csv', or None"),
     ({"stop_at_target": "perhaps"},
      "stop_at_target='perhaps' must be True or False"),
     ({"compile": "maybe"}, "compile='maybe' must be True or False, or 'auto'"),
@@ -162,14 +165,6 @@ def test_horizon_and_data(refused):
     for part in ("1000 steps of 128 tokens", "hold 390",
                  "3 shards of this size", "repeat=True"):
         assert part in message
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_several_processes(refused, monkeypatch, variable):
-    monkeypatch.setenv(variable, "8")
-    assert f"{variable}=8: one run is one process" in refused()
-    monkeypatch.setenv(variable, "1")
-    assert "1000 steps" in refused(solver={"num_steps": 1000})
 
 
 def test_data_can_be_repeated_on_purpose(run):

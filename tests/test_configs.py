@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yml"))
-RUNS = [path for path in CONFIGS if path.name != "tune.yml"]
+RUNS = [path for path in CONFIGS if path.name != "slurm.yml"]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

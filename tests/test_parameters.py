@@ -32,6 +32,8 @@ from benchmark_utils.parameters import RULES, convert, find_rule
     ("compile", "true", True), ("compile", "auto", "auto"),
     ("target", "3.28", 3.28),
     ("device", "cuda:1", "cuda:1"),
+    ("checkpoint_every", "100", 100), ("checkpoint_every", "2.5min", "2.5min"),
+    ("resume", "no", False), ("save_weights", "yes", True),
 ])
 def test_what_is_written_as_a_value_is_one(name, written, value):
     converted = convert(name, written, [None])

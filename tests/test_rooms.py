@@ -17,12 +17,14 @@ BELOW = {
     "training": {"data", "models", "optimizers", "device"},
     "errors": set(),
     "report": {"results"},
+    "select": set(),
+    "threads": set(),
     "parameters": {"data", "models", "training"},
 }
 # On the top floor everything below can be used, and benchopt.
 TOP = {
     "solver", "stopping", "cache_key", "resume", "progress", "checked",
-    "followers",
+    "followers", "places",
 }
 # Without torch: results can be read where nothing is trained.
 LIGHT = {"results", "report", "errors"}

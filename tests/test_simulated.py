@@ -86,12 +86,12 @@ def test_shards_are_written_once_and_differ_between_splits(dataset):
 
 
 @pytest.mark.parametrize("parameters, message", [
-    ({"vocab_size": 6}, "vocab_size=6 leaves 4 words"),
-    ({"min_length": 9, "max_length": 8}, "min_length=9 and max_length=8"),
+    ({"vocab_size": 6}, "num_successors=8 is more than the words of vocab"),
+    ({"min_length": 9, "max_length": 8}, "min_length=9 is more than max_len"),
 ])
 def test_an_impossible_language_is_refused(dataset, parameters, message):
     with pytest.raises(ValueError, match=message):
-        dataset(**parameters).get_data()
+        dataset(**parameters)
 
 
 def test_a_gpt_beats_a_bigram_table_and_approaches_the_entropy(

@@ -36,6 +36,27 @@ def test_training_speed_is_measured_side_by_side():
     assert all(row["peak_mib"] > 100 for row in rows.values())
 
 
+@pytest.mark.slow
+def test_the_speed_of_several_devices_is_measured():
+    output = subprocess.run(
+        [sys.executable, "-m", "speed.training", "--n-layer", "1",
+         "--n-head", "2", "--n-embd", "32", "--sequence-length", "32",
+         "--micro-batch", "2", "--repetitions", "2", "--num-devices", "2",
+         "--json"],
+        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
+    ).stdout
+    one, two = json.loads(output)
+    assert (one["num_devices"], two["num_devices"]) == (1, 2)
+    for row in one, two:
+        # Four rows of 32 tokens, whatever the number of devices.
+        assert row["tokens_per_second"] == pytest.approx(128 / row["seconds"])
+        assert row["cpu_seconds"] > 0
+    assert one["share_of_linear"] == 1.0
+    assert two["share_of_linear"] == pytest.approx(
+        one["seconds"] / two["seconds"] / 2
+    )
+
+
 def test_bfloat16_is_left_out_where_it_would_be_emulated():
     pytest.importorskip("transformers")
     assert training.possible_groups(torch.bfloat16) == training.GROUPS

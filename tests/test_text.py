@@ -348,9 +348,10 @@ def test_a_path_without_documents_is_refused(text, tmp_path):
     for path in "missing", "empty", "empty/*.txt", "empty/**/*":
         with pytest.raises(ValueError, match="matches no files"):
             text(tmp_path / path).get_data()
-    for path in "", " ":
-        with pytest.raises(ValueError, match="is empty. Give a folder"):
-            text(path).get_data()
+    with pytest.raises(ValueError, match="a folder, a file or a glob"):
+        text("")
+    with pytest.raises(ValueError, match="is empty. Give a folder"):
+        text(" ").get_data()
     assert not (tmp_path / "data").exists()
 
 

@@ -88,6 +88,13 @@ class BatchLoader:
                 "or sequence_length, or larger shards."
             )
 
+    def for_rank(self, rank, world_size):
+        """The loader of the same batches for one of several ranks."""
+        return BatchLoader(
+            self.shards, self.batch_size, self.sequence_length, self.repeat,
+            rank, world_size,
+        )
+
     def __len__(self):
         """Steps in one pass over the shards."""
         return self._last_step[-1]
@@ -197,3 +204,34 @@ class BatchLoader:
         rows[:, :-1] = window[:-1].reshape(num_steps, -1)[:, first:last]
         rows[:, -1] = window[last::self.tokens_per_step]
         return block
+
+
+def validation_loader(shards, num_tokens, sequence_length):
+    """The first tokens of a shard, as the rows of one batch.
+
+    Parameters
+    ----------
+    shards : TokenShards
+    num_tokens : int
+        A multiple of ``sequence_length``.
+    sequence_length : int
+
+    Returns
+    -------
+    loader : BatchLoader
+
+    Raises
+    ------
+    ValueError
+        If the shard holds fewer.
+    """
+    available = len(shards.arrays[0]) - 1
+    if num_tokens > available:
+        usable = available - available % sequence_length
+        raise ValueError(
+            f"val_tokens={num_tokens} and the target of the last one need "
+            f"{num_tokens + 1} tokens, but {shards.paths[0]} holds "
+            f"{available + 1}. Use val_tokens={usable} or less; or a whole "
+            "problem of a small model: --config configs/quickstart.yml."
+        )
+    return BatchLoader(shards, num_tokens // sequence_length, sequence_length)

@@ -81,6 +81,18 @@ class Block(nn.Module):
         return heads.transpose(1, 2).flatten(-2)
 
 
+class HeadLoss(nn.Module):
+    """The mean cross-entropy of the head's logits; its tensors are the
+    model's. A module, so that it can be compiled by itself."""
+
+    def forward(self, x, targets, *head):
+        # x: [batch, sequence, n_embd]; targets: [batch, sequence]
+        weight, *rest = head
+        return linear_cross_entropy(
+            x.flatten(0, 1), weight, targets.flatten(), *rest
+        )
+
+
 class Transformer(nn.Module):
     """The model of an architecture, initialised from one seed.
 
@@ -116,6 +128,7 @@ class Transformer(nn.Module):
             )
             self.blocks = nn.ModuleList(Block(a) for _ in range(a.n_layer))
             self.final_norm = make_norm(a)
+            self.loss = HeadLoss()
             self.head = None if a.tied_head else nn.Linear(
                 a.n_embd, vocab_size, bias=False
             )
@@ -177,9 +190,9 @@ class Transformer(nn.Module):
         gradient_scale = 1.0
         if a.loss_gradient == "sum":
             gradient_scale = self.tokens_per_step or targets.numel()
-        return linear_cross_entropy(
-            x.flatten(0, 1), self.head_weight, targets.flatten(),
-            self.head_bias, a.logit_cap, gradient_scale,
+        return self.loss(
+            x, targets, self.head_weight, self.head_bias, a.logit_cap,
+            gradient_scale,
         )
 
     def parameter_roles(self):

@@ -43,7 +43,7 @@ class Hyperball(torch.optim.Optimizer):
     def step(self):
         rates = [group["lr"] for group in self.param_groups]
         before = [
-            [p.clone() for p in group["params"]]
+            [(p, p.clone()) for p in group["params"] if p.grad is not None]
             for group in self.param_groups
         ]
         # The length of the update is divided out; at this learning rate its
@@ -56,7 +56,7 @@ class Hyperball(torch.optim.Optimizer):
             for group, rate in zip(self.param_groups, rates):
                 group["lr"] = rate
         for group, weights in zip(self.param_groups, before):
-            for p, w in zip(group["params"], weights):
+            for p, w in weights:
                 radius = self.state[p]["radius"]
                 direction = w - p
                 length = direction.norm().clamp(min=1e-30)

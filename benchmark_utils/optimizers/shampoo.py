@@ -48,10 +48,11 @@ class Shampoo(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
                 self._average(p, group)
-            self._recompute_roots(group)
-            for p in group["params"]:
+            self._recompute_roots(params, group)
+            for p in params:
                 update = self._update(p, group)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * update)
@@ -75,10 +76,10 @@ class Shampoo(torch.optim.Optimizer):
         state["right"].lerp_(p.grad.T @ p.grad, 1 - beta2)
         state["step"] += 1
 
-    def _recompute_roots(self, group):
+    def _recompute_roots(self, params, group):
         """Recompute the roots that are due; those of one size together."""
         due = collections.defaultdict(list)
-        for p in group["params"]:
+        for p in params:
             state = self.state[p]
             if (state["step"] - 1) % group["precondition_frequency"] == 0:
                 for side in ("left", "right"):

@@ -63,18 +63,25 @@ def choose_compile(compile, device, flops):
     return True, "the run is long enough to make up for compilation"
 
 
-def compile_model(model):
+def compile_model(model, by_block=False):
     """Compile a model in place, so that evaluation runs the same code as
     training.
+
+    A model compiled as a whole gives all its gradients at the very end of the
+    backward pass. ``by_block`` compiles its blocks and its head each on its
+    own: gradients come as the backward pass goes, and can be sent to other
+    ranks meanwhile.
 
     Without ``isolate_recompiles``, torch counts recompilations over all
     models and silently goes back to eager. On a CPU, GELU's tanh is computed
     from an exponential, which takes less than half the time.
     """
-    model.compile(
+    options = dict(
         dynamic=False, isolate_recompiles=True,
         options={"cpp.use_decompose_tanh": True},
     )
+    for module in [*model.blocks, model.loss] if by_block else [model]:
+        module.compile(**options)
 
 
 @functools.cache

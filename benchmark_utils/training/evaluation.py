@@ -2,10 +2,11 @@
 import torch
 
 from benchmark_utils.device import KINDS, autocast
+from benchmark_utils.training.ranks import ALONE
 
 
 @torch.no_grad()
-def evaluate(model, loader, dtype=torch.float32):
+def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     """Mean loss over the first batch of a loader, all validation rows.
 
     Parameters
@@ -16,34 +17,42 @@ def evaluate(model, loader, dtype=torch.float32):
         One step of it is the validation set.
     dtype : torch.dtype
         Of matrix products: float32, or bfloat16 by autocast.
+    world : World
+        The ranks that share the rows; all of them have the whole loader.
 
     Returns
     -------
     loss : float
-        In nats per token, summed in float64.
+        In nats per token, summed in float64, in the order of the rows
+        whatever the number of ranks.
     """
     device = next(model.parameters()).device
     (inputs, targets), = loader.batches(device, stop_step=1)
-    size = evaluation_rows(len(inputs), loader.sequence_length, device)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for micro_inputs, micro_targets in zip(
-        inputs.split(size), targets.split(size)
-    ):
+    size = evaluation_rows(
+        len(inputs), loader.sequence_length, device, world.size
+    )
+    micro_batches = list(zip(inputs.split(size), targets.split(size)))
+    sums = torch.zeros(
+        len(micro_batches), dtype=torch.float64, device=device
+    )
+    for index in range(world.rank, len(micro_batches), world.size):
+        micro_inputs, micro_targets = micro_batches[index]
         with autocast(device, dtype):
             loss = model(micro_inputs, micro_targets)
-        total += loss.double() * len(micro_inputs)
-    return total.item() / len(inputs)
+        sums[index] = loss.double() * len(micro_inputs)
+    return sum(world.sum(sums).tolist()) / len(inputs)
 
 
-def evaluation_rows(num_rows, sequence_length, device):
+def evaluation_rows(num_rows, sequence_length, device, world_size=1):
     """Rows that go through a model at once in an evaluation.
 
     Without gradients they need little memory, so that their number depends on
-    the kind of device alone, never on what is free. It is a divisor of the
-    rows where one is near: a rest would be compiled anew.
+    the kind of device alone, never on what is free; or on the number of ranks
+    where there would be nothing to do for some. It is a divisor of the rows
+    where one is near: a rest would be compiled anew.
     """
     tokens = KINDS[device.type].evaluation_tokens
-    most = max(1, tokens // sequence_length)
+    most = max(1, min(tokens // sequence_length, num_rows // world_size))
     return next(
         (size for size in range(most, most // 2, -1) if num_rows % size == 0),
         min(most, num_rows),

@@ -16,6 +16,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmark_utils.device import autocast
 from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
+from benchmark_utils.training.ranks import ALONE
+from benchmark_utils.training.sharing import GradientAverage, SharedUpdates
 
 
 class Trainer:
@@ -38,6 +40,11 @@ class Trainer:
         Rows that go through the model at once; None is all of a batch.
     dtype : torch.dtype
         Of matrix products: float32, or bfloat16 by autocast.
+    world : World
+        The ranks that train this model together, connected; each has a
+        Trainer of its own, with its rows of every batch.
+    shared_updates : SharedUpdates or None
+        Matrices that each rank updates its share of; None is no sharing.
 
     Attributes
     ----------
@@ -52,7 +59,7 @@ class Trainer:
 
     def __init__(self, model, optimizer, loader, schedule, *,
                  max_grad_norm=0.0, micro_batch_size=None,
-                 dtype=torch.float32):
+                 dtype=torch.float32, world=ALONE, shared_updates=None):
         check_optimizer(optimizer)
         check_coverage(optimizer, model)
         self.model, self.optimizer = model, optimizer
@@ -65,6 +72,9 @@ class Trainer:
             group["peak_lr"] = group["lr"]
         if hasattr(optimizer, "train"):
             optimizer.train()
+        self.world = world
+        self._average = GradientAverage(world, model.parameters())
+        self._shared = shared_updates or SharedUpdates(world)
         self.step = 0
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
@@ -99,27 +109,38 @@ class Trainer:
         self._loss_count += 1
         if self.max_grad_norm:
             clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self._shared.before_step()
         self.optimizer.step()
+        self._shared.after_step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
     def accumulate_gradients(self, inputs, targets):
-        """Add the gradients of a batch's mean loss to the parameters' own.
+        """Add the gradients of a batch's mean loss to the parameters' own,
+        and average them over the ranks.
 
-        Returns the mean loss, a float32 scalar tensor on the device.
+        Returns the mean loss of this rank's rows, a float32 scalar tensor on
+        the device.
         """
         batch_loss = torch.zeros((), device=self.device)
-        for loss in self._micro_losses(inputs, targets):
+        size = self.micro_batch_size or len(inputs)
+        for start, loss in zip(
+            range(0, len(inputs), size), self._micro_losses(inputs, targets)
+        ):
+            if start + size >= len(inputs):
+                self._average.expect()
             loss.backward()
             batch_loss += loss.detach()
+        self._average.finish()
         return batch_loss
 
     @torch.no_grad()
     def batch_loss(self, inputs, targets):
-        """The mean loss of a batch, a float; nothing is trained."""
-        return sum(
+        """The mean loss of a batch over all ranks, a float; nothing is
+        trained."""
+        return self.world.mean(sum(
             loss.item() for loss in self._micro_losses(inputs, targets)
-        )
+        ))
 
     def _micro_losses(self, inputs, targets):
         """Yield each micro-batch's share of the mean loss of the batch."""
@@ -132,11 +153,11 @@ class Trainer:
             yield loss * (len(micro_inputs) / len(inputs))
 
     def pop_train_loss(self):
-        """Mean training loss of the steps since the last call, a float; None
-        if there was no step. This waits for the device."""
+        """Mean training loss of the steps since the last call, over all ranks,
+        a float; None if there was no step. This waits for the device."""
         if not self._loss_count:
             return None
-        mean = self._loss_sum.item() / self._loss_count
+        mean = self.world.mean(self._loss_sum.item()) / self._loss_count
         self._loss_sum.zero_()
         self._loss_count = 0
         return mean
@@ -162,16 +183,20 @@ class Trainer:
                 torch._foreach_copy_(parameters, training_weights)
 
     def state_dict(self):
-        """All that a run depends on, as nested dicts and lists.
+        """All that a run depends on, as nested dicts and lists, on rank 0: all
+        ranks have to call this.
 
-        The learning rate and the position in the data follow from the step.
-        The random generators are those of the process.
+        It is the same whatever the number of ranks. The learning rate and the
+        position in the data follow from the step. The random generators are
+        those of the process.
         """
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_sum": self._loss_sum,
+            "optimizer": self._shared.gather(self.optimizer.state_dict()),
+            "loss_sum": self.world.sum(
+                self._loss_sum.clone()
+            ) / self.world.size,
             "loss_count": self._loss_count,
             "generators": _generator_states(self.device),
         }
@@ -181,6 +206,7 @@ class Trainer:
         optimizer: what follows is equal to the bit on a CPU."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._shared.forget(self.optimizer)
         self.step = state["step"]
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]

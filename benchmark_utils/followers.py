@@ -1,0 +1,253 @@
+"""Followers: the processes that join benchopt's own to train on one node.
+
+benchopt's process is rank 0: it has the clock, the cache, the files and the
+screen. Once it is certain that there is something to train, it starts a
+process for each other device and sends it the run, as benchopt itself sends
+runs to other processes. A follower does what rank 0 does, and evaluates when
+rank 0 does. When rank 0 ends, however that may be, so do its followers.
+
+Within a Slurm job of benchopt's submitit backend, where every task is a whole
+benchopt, tasks are the ranks, and nothing is started.
+"""
+import contextlib
+import functools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from benchmark_utils.errors import open_notes, print_notes
+from benchmark_utils.places import in_slurm_job, meet, take_place
+from benchmark_utils.training import ranks
+from benchmark_utils.training.ranks import RankLost
+
+# Seconds for followers to start; and for them to end after the last step, or
+# for the reason why a rank has failed to become known.
+START_SECONDS, GRACE_SECONDS = 600, 10
+# A follower that was let down by another rank: the reason is not its own.
+LET_DOWN = 70
+# benchopt's folder has to be loaded before anything in it can be imported.
+FOLLOW = """
+import sys
+from benchopt.benchmark import Benchmark
+Benchmark(sys.argv[1])
+from benchmark_utils.followers import follow
+follow(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+"""
+
+
+class Gathering:
+    """The ranks of one run, from their meeting to their parting.
+
+    Parameters
+    ----------
+    solver : TrainingSolver
+        It knows its world, device and problem.
+    warm_up : bool
+        Whether the run begins with the solver's ``warm_up``.
+    """
+
+    def __init__(self, solver, warm_up):
+        self.world = solver.world
+        self._processes, self._logs = [], []
+        self._ended, self._watcher = threading.Event(), None
+        self._num_threads = torch.get_num_threads()
+        if self.world.size == 1:
+            return
+        try:
+            if self.world.rank or in_slurm_job():
+                store = meet()
+            else:
+                store = self._start(solver, warm_up)
+            self.world.connect(
+                store, solver.machine.device, ranks.TIMEOUT_SECONDS
+            )
+        except BaseException:
+            self._end()
+            raise
+
+    def _start(self, solver, warm_up):
+        """Start the followers, and wait until all of them are there."""
+        size = self.world.size
+        # The processor is shared, too.
+        num_threads = max(1, self._num_threads // size)
+        torch.set_num_threads(num_threads)
+        store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )
+        objective = solver._objective
+        run = pickle.dumps((
+            objective._dataset, objective, solver, solver._run_context, warm_up
+        ))
+        for rank in range(1, size):
+            log = tempfile.TemporaryFile()
+            process = subprocess.Popen(
+                [sys.executable, "-c", FOLLOW, Path(__file__).parents[1],
+                 *map(str, (rank, size, store.port))],
+                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(num_threads)},
+            )
+            self._logs.append(log)
+            self._processes.append(process)
+            # It stays open: its end is how a follower learns of ours.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(run)
+                process.stdin.flush()
+        stop = time.monotonic() + START_SECONDS
+        while store.add("ready", 0) < size - 1:
+            failure = self._death()
+            if failure:
+                raise RuntimeError(failure)
+            if time.monotonic() > stop:
+                raise RankLost("A follower did not start.")
+            time.sleep(0.02)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return store
+
+    def _watch(self):
+        """Report followers that died without a word."""
+        while not self._ended.wait(0.1):
+            if failure := self._death():
+                self.world.report_failure(failure)
+                return
+
+    def _death(self):
+        """What is known of a follower that has ended by its own fault."""
+        for rank, (process, log) in enumerate(
+            zip(self._processes, self._logs), 1
+        ):
+            code = process.poll()
+            if code not in (None, 0, LET_DOWN):
+                end = (
+                    f"was killed by {signal.Signals(-code).name}"
+                    if code < 0 else f"ended with code {code}"
+                )
+                log.seek(0)
+                text = log.read().decode(errors="replace")[-10_000:]
+                return f"Rank {rank} {end}.\n{text}"
+        return None
+
+    def fail(self, error):
+        """End all ranks because of an error on this one.
+
+        Raises
+        ------
+        RankLost
+            With the traceback of the rank that failed first, if it is
+            another one.
+        """
+        reason = None
+        if self.world.size == 1:
+            return self._end()
+        if isinstance(error, RankLost):
+            reason = self.world.wait_for_failure(GRACE_SECONDS)
+        elif isinstance(error, Exception):
+            self.world.report_failure(
+                f"Rank {self.world.rank} failed.\n{traceback_of(error)}"
+            )
+        self._end()
+        if reason:
+            # Our own traceback says nothing that theirs doesn't.
+            raise RankLost(reason) from None
+
+    def part(self):
+        """End a run that has gone well."""
+        if self.world.size > 1:
+            self.world.agree(True)
+            for process in self._processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_SECONDS)
+        self._end()
+
+    @property
+    def has_ended(self):
+        return self._ended.is_set()
+
+    def _end(self):
+        self._ended.set()
+        if self._watcher:
+            self._watcher.join()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        for log in self._logs:
+            log.close()
+        self.world.close()
+        torch.set_num_threads(self._num_threads)
+
+
+def together(method):
+    """Decorator of what all ranks do, methods of a solver: the ranks meet
+    before the first one of a run, and if one of them fails, all end."""
+    @functools.wraps(method)
+    def guarded(solver, *arguments):
+        if solver.gathering is None or solver.gathering.has_ended:
+            solver.gathering = Gathering(
+                solver, warm_up=method.__name__ == "warm_up"
+            )
+        try:
+            return method(solver, *arguments)
+        except BaseException as error:
+            solver.gathering.fail(error)
+            raise
+
+    return guarded
+
+
+def follow(rank, size, port):
+    """Be a follower: train what comes through the standard input."""
+    # Ctrl-C reaches every process of a terminal. Rank 0 decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    open_notes()
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    take_place(rank, size, store)
+    dataset, objective, solver, context, warm_up = pickle.load(
+        sys.stdin.buffer
+    )
+    threading.Thread(target=_end_with_rank_0, daemon=True).start()
+    try:
+        # As benchopt does before it runs a solver.
+        context.attach(objective, dataset, solver)
+        objective._set_dataset(dataset)
+        solver._set_objective(objective)
+        store.add("ready", 1)
+        if warm_up:
+            solver.warm_up()
+        solver.pre_run_hook(None)
+        solver.run(functools.partial(_evaluate_if_due, objective, solver))
+    except BaseException as error:
+        print(traceback_of(error), file=sys.stderr, flush=True)
+        print_notes()
+        # Without Python's tidying up, which can take a while.
+        os._exit(LET_DOWN if isinstance(error, RankLost) else 1)
+
+
+def _evaluate_if_due(objective, solver):
+    """What benchopt's callback is on rank 0: whether to go on."""
+    if solver.trainer.step not in solver.evaluations:
+        return True
+    objective(solver.get_result())
+    return solver.world.agree(True)
+
+
+def traceback_of(error):
+    return "".join(traceback.format_exception(error))
+
+
+def _end_with_rank_0():
+    sys.stdin.buffer.read()
+    os._exit(LET_DOWN)

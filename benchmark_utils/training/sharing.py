@@ -1,0 +1,188 @@
+"""A training step's work, shared by the ranks: gradients and updates."""
+import collections
+import functools
+
+import torch
+
+# Gradients are averaged in pieces of this size, while the backward pass
+# computes the next ones.
+BUCKET_BYTES = 16 * 2**20
+
+
+class GradientAverage:
+    """Averages gradients over the ranks while they are computed.
+
+    Parameters that are used last come first in the backward pass. They are
+    gathered in buckets in that order, and a bucket is sent off once the
+    gradients of all its parameters, and all earlier buckets, are there: the
+    order is the same on every rank.
+
+    Parameters
+    ----------
+    world : World
+    parameters : iterable of nn.Parameter
+        In the order in which the model uses them.
+    """
+
+    def __init__(self, world, parameters):
+        self.world = world
+        self._expected = False
+        self._buckets, self._bucket_of = [], {}
+        if world.size == 1:
+            return
+        num_bytes = BUCKET_BYTES
+        for parameter in reversed(list(parameters)):
+            if num_bytes >= BUCKET_BYTES:
+                self._buckets.append([])
+                num_bytes = 0
+            self._buckets[-1].append(parameter)
+            self._bucket_of[parameter] = len(self._buckets) - 1
+            num_bytes += parameter.nbytes
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def expect(self):
+        """Say that the next backward pass is the last one of the step."""
+        self._expected = True
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent = []
+
+    def _arrived(self, parameter):
+        if not self._expected:
+            return
+        self._missing[self._bucket_of[parameter]] -= 1
+        while len(self._sent) < len(self._buckets) and (
+            self._missing[len(self._sent)] == 0
+        ):
+            self._send()
+
+    def _send(self):
+        gradients = [
+            p.grad for p in self._buckets[len(self._sent)]
+            if p.grad is not None
+        ]
+        # One more, without elements: a bucket can be without gradients.
+        flat = torch.cat([
+            torch.empty(0, device=self._buckets[0][0].device),
+            *(gradient.flatten() for gradient in gradients),
+        ])
+        self._sent.append((gradients, flat, self.world.start_sum(flat)))
+
+    def finish(self):
+        """Wait until every parameter's gradient is the average."""
+        self._expected = False
+        if self.world.size == 1:
+            return
+        # Of a parameter that the loss doesn't depend on, none has arrived.
+        while len(self._sent) < len(self._buckets):
+            self._send()
+        for gradients, flat, wait in self._sent:
+            wait()
+            flat.div_(self.world.size)
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for part, gradient in zip(parts, gradients):
+                gradient.copy_(part.view_as(gradient))
+        self._sent = []
+
+
+def orthogonalisation_cost(rows, columns):
+    """Of a Newton-Schulz iteration, in multiplications: X X^T, its square,
+    and a product with X."""
+    short, long = sorted((rows, columns))
+    return short**2 * (short + 2 * long)
+
+
+def eigenbasis_cost(rows, columns):
+    """Of the eigenvectors of X X^T and X^T X, up to a factor."""
+    return rows**3 + columns**3
+
+
+# The work per matrix that solvers name: see ``TrainingSolver.shared_work``.
+WORK = {
+    "orthogonalisation": orthogonalisation_cost,
+    "eigenbasis": eigenbasis_cost,
+}
+
+
+class SharedUpdates:
+    """Shares the updates of matrices among the ranks.
+
+    Each rank's optimizer updates the matrices that the rank owns, and keeps
+    state for these alone; the owner's weights then go to all. That is right
+    for a method whose update of a matrix depends on nothing but the matrix
+    and its gradients, and which passes over parameters without a gradient.
+
+    Parameters
+    ----------
+    world : World
+    matrices : list of nn.Parameter
+        With fewer of them than ranks, every rank updates all.
+    work : str or None
+        A key of ``WORK``; None is not to share any.
+    """
+
+    def __init__(self, world, matrices=(), work=None):
+        self.world = world
+        self.owners = {}
+        if work and 1 < world.size <= len(matrices):
+            costs = [WORK[work](*matrix.shape) for matrix in matrices]
+            self.owners = dict(zip(matrices, share(costs, world.size)))
+
+    def owned_elsewhere(self, parameter):
+        return self.owners.get(parameter, self.world.rank) != self.world.rank
+
+    def gather(self, state):
+        """The state of an optimizer's ``state_dict``, with that of every
+        matrix from its owner: on rank 0, None on the others. It is the same
+        whatever the number of ranks."""
+        if not self.owners:
+            return state
+        states = self.world.gather(state)
+        return states and functools.reduce(merge, states)
+
+    def forget(self, optimizer):
+        """Drop the state of matrices that other ranks own."""
+        parts = [optimizer, *getattr(optimizer, "optimizers", ())]
+        parts += [part.base for part in parts if hasattr(part, "base")]
+        for part in parts:
+            for matrix in filter(self.owned_elsewhere, self.owners):
+                part.state.pop(matrix, None)
+
+    def before_step(self):
+        """Drop the gradients of matrices that other ranks own."""
+        for matrix in self.owners:
+            if self.owned_elsewhere(matrix):
+                matrix.grad = None
+
+    def after_step(self):
+        """Get the weights of matrices that other ranks own."""
+        waits = [
+            self.world.start_broadcast(matrix.detach(), owner)
+            for matrix, owner in self.owners.items()
+        ]
+        for wait in waits:
+            wait()
+
+
+def merge(first, second):
+    """Nested dicts and lists as one, with what only one of them has; what
+    both have is the first one's."""
+    if isinstance(first, dict):
+        return first | {
+            key: merge(first[key], value) if key in first else value
+            for key, value in second.items()
+        }
+    if isinstance(first, list):
+        return [merge(*pair) for pair in zip(first, second, strict=True)]
+    return first
+
+
+def share(costs, num_ranks):
+    """Owner of each piece of work: the largest piece goes first, to the rank
+    with the least to do."""
+    owners = [0] * len(costs)
+    load = collections.Counter(dict.fromkeys(range(num_ranks), 0))
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        owners[index] = min(load, key=lambda rank: (load[rank], rank))
+        load[owners[index]] += costs[index]
+    return owners
+

@@ -1,0 +1,173 @@
+"""How fast several devices train one model: tokens per second for 1, 2, 4, ...
+
+    python -m speed.training --num-devices 8 --micro-batch 32 --compiled
+
+Every number of devices trains on the same batch, one micro-batch of rows for
+each of the most devices. Each process has the same number of threads. A turn
+is a step of the ranks together and one of each rank on its own, which is all
+but the communication; the median of the slowest rank counts.
+"""
+import json
+import multiprocessing
+import queue
+import socket
+import statistics
+import time
+
+import torch
+import torch.distributed as dist
+
+from benchmark_utils.device import choose_device, choose_dtype, synchronize
+from benchmark_utils.models.named import make_model
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training.compilation import compile_model
+from benchmark_utils.training.memory import keep_freed_memory
+from benchmark_utils.training.ranks import ALONE, World
+from benchmark_utils.training.trainer import Trainer
+
+
+def sizes(most):
+    """1, 2, 4, ... up to the most."""
+    powers = [2**n for n in range(most.bit_length()) if 2**n < most]
+    return [*powers, most]
+
+
+def work(results, rank, size, port, options):
+    """A rank: put its seconds per step, together and on its own, and the
+    processor's seconds of a step together."""
+    torch.set_num_threads(options["num_threads"])
+    keep_freed_memory()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    device, _ = choose_device()
+    world = ALONE
+    if size > 1:
+        world = World(rank, size)
+        world.connect(dist.TCPStore("127.0.0.1", port), device)
+    length = options["shape"]["context_length"]
+    tokens = torch.randint(options["vocab_size"], (
+        options["batch_size"] // size, length + 1
+    ), device=device)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    model = make_model(
+        "gpt2", options["vocab_size"], **options["shape"]
+    ).to(device)
+    if options["compiled"]:
+        compile_model(model, by_block=size > 1)
+    trainers = [
+        Trainer(
+            model, torch.optim.AdamW(
+                decay_groups(model.parameter_roles(), 0.1), lr=6e-4, fused=True
+            ), None, lambda step: 1.0, max_grad_norm=1.0,
+            micro_batch_size=options["micro_batch_size"],
+            dtype=choose_dtype("auto", device)[0], world=each,
+        ) for each in (world, ALONE)
+    ]
+    seconds, cpu = ([], []), []
+    for _ in range(options["repetitions"] + 1):
+        for trainer, times in zip(trainers, seconds):
+            world.agree(True)
+            synchronize(device)
+            start, cpu_start = time.perf_counter(), time.process_time()
+            trainer.train_step(inputs, targets)
+            synchronize(device)
+            times.append(time.perf_counter() - start)
+            if trainer is trainers[0]:
+                cpu.append(time.process_time() - cpu_start)
+    # The first turn warms up.
+    results.put([statistics.median(times[1:]) for times in (*seconds, cpu)])
+    world.agree(True)
+    world.close()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def measure(most, options):
+    """One row of the table per number of devices, as dictionaries."""
+    context = multiprocessing.get_context("spawn")
+    table = []
+    for size in sizes(most):
+        results, port = context.Queue(), free_port()
+        ranks = [
+            context.Process(
+                target=serve if rank == 0 else work,
+                args=(results, rank, size, port, options),
+            ) for rank in range(size)
+        ]
+        for process in ranks:
+            process.start()
+        seconds, alone, cpu = map(max, zip(*collect(results, ranks)))
+        tokens = options["batch_size"] * options["shape"]["context_length"]
+        rate = tokens / seconds
+        base = table[0]["tokens_per_second"] if table else rate
+        table.append({
+            "num_devices": size, "seconds": seconds,
+            "tokens_per_second": rate, "share_of_linear": rate / base / size,
+            "share_of_communication": max(0.0, 1 - alone / seconds),
+            "cpu_seconds": cpu,
+        })
+    return table
+
+
+def collect(results, processes):
+    """What each process puts into a queue, once all have ended."""
+    reports = []
+    while len(reports) < len(processes):
+        try:
+            reports.append(results.get(timeout=1))
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+                raise SystemExit("A process died; see above.") from None
+    for process in processes:
+        process.join()
+    return reports
+
+
+def serve(results, rank, size, port, options):
+    """Rank 0, where the ranks meet."""
+    store = dist.TCPStore(
+        "127.0.0.1", port, is_master=True, wait_for_workers=False
+    )
+    work(results, rank, size, port, options)
+    del store
+
+
+def print_table(title, table):
+    print(f"\n{title}, {choose_device()[0]}")
+    print(f"{'devices':>9}{'s/step':>9}{'tokens/s':>11}{'of linear':>11}"
+          f"{'communication':>15}{'CPU s/rank':>12}")
+    for row in table:
+        print(
+            f"{row['num_devices']:9}{row['seconds']:9.3f}"
+            f"{row['tokens_per_second']:11.0f}"
+            f"{row['share_of_linear']:11.0%}"
+            f"{row['share_of_communication']:15.0%}{row['cpu_seconds']:12.3f}"
+        )
+
+
+def report(arguments, vocab_size, shape):
+    """Measure and print what the command line of speed.training asks for."""
+    rows = arguments.micro_batch[-1]
+    batch_size = rows * arguments.num_devices
+    table = measure(arguments.num_devices, {
+        "vocab_size": vocab_size, "shape": shape,
+        "batch_size": batch_size, "micro_batch_size": rows,
+        "compiled": arguments.compiled,
+        "repetitions": arguments.repetitions,
+        "num_threads": max(
+            1, torch.get_num_threads() // arguments.num_devices
+        ),
+    })
+    if arguments.json:
+        print(json.dumps(table, indent=1))
+    else:
+        print_table(
+            f"{batch_size} x {shape['context_length']} tokens, "
+            f"{shape['n_layer']} layers of width {shape['n_embd']}", table,
+        )

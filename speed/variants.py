@@ -1,0 +1,164 @@
+"""The variants that ``speed.training`` times, and how much each computes."""
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.models.named import make_model
+from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.training.compilation import compile_model
+from benchmark_utils.training.evaluation import evaluate
+from benchmark_utils.training.memory import keep_freed_memory
+from benchmark_utils.training.trainer import Trainer
+
+VOCAB_SIZE = 50257
+VARIANTS = {
+    "plain float32": "PyTorch as it comes: eager, GELU spelled out, all "
+                     "logits, AdamW's defaults, memory returned to the system",
+    "transformers": "Hugging Face's GPT-2 with torch.optim.AdamW, float32",
+    "float32": "ours",
+    "float32 compiled": "ours",
+    "bfloat16": "ours",
+    "bfloat16 compiled": "ours",
+    "evaluate float32": "ours, forward only",
+    "evaluate bfloat16": "ours, forward only",
+    "evaluate bfloat16 compiled": "ours, forward only",
+    "matmul float32": "the ceiling: the model's matrix products alone",
+    "matmul bfloat16": "the ceiling: the model's matrix products alone",
+    "forward matmul float32": "the ceiling of an evaluation",
+    "forward matmul bfloat16": "the ceiling of an evaluation",
+}
+
+
+def make_step(variant, shape, rows, device):
+    """The work of one variant: a function to be timed, without arguments."""
+    sequence_length = shape["context_length"]
+    tokens = torch.randint(
+        VOCAB_SIZE, (rows, sequence_length + 1), device=device
+    )
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if "matmul" in variant:
+        return matmul_step(variant, shape, rows * sequence_length, device)
+    if variant == "plain float32":
+        return plain_step(shape, inputs, targets, device)
+    if variant == "transformers":
+        return transformers_step(shape, inputs, targets, device)
+    keep_freed_memory()
+    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
+    if "compiled" in variant:
+        compile_model(model)
+    dtype = getattr(
+        torch, next(word for word in variant.split() if "float" in word)
+    )
+    loader = random_loader(rows, sequence_length)
+    if variant.startswith("evaluate"):
+        return lambda: evaluate(model, loader, dtype)
+    optimizer = torch.optim.AdamW(
+        decay_groups(model.parameter_roles(), 0.1), lr=6e-4,
+        betas=(0.9, 0.95), fused=True,
+    )
+    trainer = Trainer(
+        model, optimizer, loader, lambda step: 1.0, max_grad_norm=1.0,
+        dtype=dtype,
+    )
+    return lambda: trainer.train_step(inputs, targets)
+
+
+def random_loader(rows, sequence_length):
+    """One batch of random tokens."""
+    tokens = np.random.default_rng(0).integers(
+        VOCAB_SIZE, size=rows * sequence_length + 1
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.bin"
+        write_shard(path, [tokens])
+        # Mapped: it is there as long as the loader is.
+        shards = TokenShards([path], VOCAB_SIZE)
+        return BatchLoader(shards, rows, sequence_length)
+
+
+def plain_step(shape, inputs, targets, device):
+    def gelu(x):
+        inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
+        return 0.5 * x * (1.0 + torch.tanh(inner))
+
+    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
+    for block in model.blocks:
+        block.mlp_fc.activate = gelu
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        logits = model(inputs)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten()
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def transformers_step(shape, inputs, targets, device):
+    import transformers
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        n_layer=shape["n_layer"], n_head=shape["n_head"],
+        n_embd=shape["n_embd"], n_positions=shape["context_length"],
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+    )).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        logits = model(inputs).logits
+        torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten()
+        ).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def matmul_step(variant, shape, rows, device):
+    """Each matrix product of a step once, into memory that is there already:
+    forward, gradient of the input, gradient of the weight."""
+    dtype = getattr(torch, variant.split()[-1])
+    width = shape["n_embd"]
+    shapes = {
+        (width, 3 * width): shape["n_layer"], (width, width): shape["n_layer"],
+        (width, 4 * width): shape["n_layer"],
+        (4 * width, width): shape["n_layer"], (width, VOCAB_SIZE): 1,
+    }
+    products = []
+    for (fan_in, fan_out), count in shapes.items():
+        x = torch.randn(rows, fan_in, dtype=dtype, device=device)
+        w = torch.randn(fan_out, fan_in, dtype=dtype, device=device)
+        y = torch.randn(rows, fan_out, dtype=dtype, device=device)
+        out = [torch.empty_like(y), torch.empty_like(x), torch.empty_like(w)]
+        pairs = [(x, w.T), (y, w), (y.T, x)]
+        if variant.startswith("forward"):
+            pairs = pairs[:1]
+        products += [(a, b, o) for (a, b), o in zip(pairs, out)] * count
+
+    def step():
+        for a, b, out in products:
+            torch.mm(a, b, out=out)
+
+    return step
+
+
+def flops(variant, shape, rows):
+    """Of one step of a variant."""
+    length = shape["context_length"]
+    weights = VOCAB_SIZE * shape["n_embd"] + (
+        12 * shape["n_layer"] * shape["n_embd"]**2
+    )
+    per_token = 6 * weights
+    if "matmul" not in variant:
+        per_token += 12 * shape["n_layer"] * shape["n_embd"] * length
+    if variant.startswith(("evaluate", "forward")):
+        per_token /= 3
+    return per_token * rows * length

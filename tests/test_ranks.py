@@ -1,0 +1,420 @@
+"""Several processes train one model: they give the same curve as one, and
+when one of them fails, all end.
+
+Real processes, over gloo, of one thread each.
+"""
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from benchopt.results import read_results
+from docs import Clone
+
+from benchmark_utils import followers, places
+from benchmark_utils.training import checkpoints, ranks
+from conftest import (
+    ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
+)
+from rank_worker import NUM_STEPS, set_up, train, weights_hash
+
+TESTS = Path(__file__).parent
+FAULTY = TESTS / "faulty_solver" / "faulty.py"
+SOLVERS = sorted(
+    file.stem for file in (ROOT / "solvers").glob("*.py")
+    # Another name of AdamW.
+    if file.stem != "adam"
+)
+ORTHOGONAL = {"muon", "muonh", "normuon", "scion"}
+SHARED = ORTHOGONAL | {"shampoo", "soap"}
+# How far rounding in the order of a sum takes the losses of 30 steps, where
+# that is more than 1e-6: matrices are orthogonalised in bfloat16, and the
+# eigenvectors of equal eigenvalues are arbitrary. The first loss is exact.
+CHAOS = {
+    "muon": 1e-3, "muonh": 1e-5, "normuon": 1e-2, "scion": 1e-1,
+    "soap": 1e-2, "shampoo": 1e-5,
+}
+
+
+def environment():
+    """Of a process that a test starts."""
+    path = os.pathsep.join([str(ROOT), str(TESTS)])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def launch(folder, size, micro_batch_size, stems):
+    """Train solvers on several ranks: a dict from stem to what each rank saw.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, TESTS / "rank_worker.py", str(rank), str(size),
+             folder, str(micro_batch_size), *stems],
+            env=environment(), stdout=subprocess.DEVNULL,
+        )
+        for rank in range(size)
+    ]
+    assert [process.wait() for process in processes] == [0] * size
+    return json.loads((folder / "seen.json").read_text())
+
+
+def relative_difference(first, second):
+    first, second = np.array(first), np.array(second)
+    return np.abs((first - second) / first).max()
+
+
+def start(bench, stem, micro_batch_size):
+    """A Trainer that is alone."""
+    objective, solver = set_up(bench, stem, micro_batch_size, 1)
+    solver.start()
+    return solver.trainer, objective
+
+
+def check_equal(bench, stem, seen, micro_batch_size, tolerance, exact):
+    alone = train(*start(bench, stem, micro_batch_size))
+    assert len(alone["losses"]) == 1 + NUM_STEPS
+    # The rows of the ranks, one after another, are those of the batch.
+    tokens = np.concatenate([rank["tokens"] for rank in seen], axis=2)
+    assert np.array_equal(tokens, alone["tokens"])
+    for rank in seen:
+        assert relative_difference(alone["losses"], rank["losses"]) < tolerance
+        assert rank["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-7)
+        assert rank["val_loss"] == pytest.approx(
+            alone["val_loss"], rel=tolerance
+        )
+        # All ranks have one opinion, and one model.
+        for key in ("losses", "val_loss", "weights", "opinions"):
+            assert rank[key] == seen[0][key], key
+        if exact:
+            assert rank["weights"] == alone["weights"]
+    states = [rank["num_states"] for rank in seen]
+    if stem in SHARED:
+        # The state of a matrix is on one rank, the rest on all.
+        num_matrices = 8
+        assert alone["num_states"] - num_matrices == (
+            (sum(states) - num_matrices) / len(seen)
+        )
+    else:
+        assert states == [alone["num_states"]] * len(seen)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What two ranks saw, and the folder where their checkpoints are."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    return launch(folder, 2, 2, ["adamw", "muon"]), folder
+
+
+def test_two_ranks_are_one_to_the_bit(bench, two_ranks):
+    """A micro-batch on each of two ranks, and both on one: the same sum."""
+    seen, _ = two_ranks
+    for stem in seen:
+        check_equal(bench, stem, seen[stem], 2, 1e-6, exact=True)
+
+
+def test_ranks_agree_on_what_each_sees_differently(two_ranks):
+    seen, _ = two_ranks
+    for rank in seen["adamw"]:
+        assert rank["opinions"] == {
+            "micro_batch_size": 1, "maximum": 1, "mean": 0.5,
+            "agreed": [False, True], "from_rank_0": 0,
+        }
+
+
+@pytest.mark.parametrize("stem", ["adamw", "muon"])
+def test_one_rank_goes_on_where_two_were(bench, two_ranks, stem):
+    """A checkpoint has the state of every matrix, whoever owned it."""
+    seen, folder = two_ranks
+    trainer, _ = start(bench, stem, 2)
+    path, = checkpoints.newest_first(folder / stem)
+    trainer.load_state_dict(checkpoints.load(path))
+    assert trainer.step == NUM_STEPS // 2
+    trainer.train(NUM_STEPS)
+    assert weights_hash(trainer) == seen[stem][0]["weights"]
+
+
+@pytest.mark.slow
+def test_every_solver_is_the_same_on_two_ranks(bench, tmp_path):
+    seen = launch(tmp_path, 2, 2, SOLVERS)
+    for stem in SOLVERS:
+        check_equal(bench, stem, seen[stem], 2, 1e-6, exact=True)
+
+
+@pytest.mark.slow
+def test_every_solver_is_the_same_on_four_ranks(bench, tmp_path):
+    """Four terms of a sum are not added in the same order."""
+    seen = launch(tmp_path, 4, 1, SOLVERS)
+    for stem in SOLVERS:
+        tolerance = CHAOS.get(stem, 1e-6)
+        check_equal(bench, stem, seen[stem], 1, tolerance, exact=False)
+
+
+# Runs through benchopt.
+
+
+def command(solvers, objective=None, *options):
+    return [
+        sys.executable, "-m", "benchopt", "run", str(ROOT), "-d",
+        selector("Simulated", TINY_DATASET | {"repeat": True}), "-o",
+        selector("nanoGPT", TINY_OBJECTIVE | (objective or {})),
+        *(part for solver in solvers for part in ("-s", solver)),
+        "--no-timeout", "--max-runs", "10000", "--no-plot", *options,
+    ]
+
+
+def faulty(**parameters):
+    return selector(str(FAULTY), parameters)
+
+
+ADAM = selector("AdamW", TINY_SOLVER)
+
+
+@contextlib.contextmanager
+def benchopt(tmp_path, solvers, objective=None, *options):
+    """benchopt on two ranks as a process group of its own, like that of a
+    terminal."""
+    process = subprocess.Popen(
+        command(
+            solvers, {"num_devices": 2} | (objective or {}),
+            "--output", str(tmp_path / "out.parquet"), *options
+        ),
+        env=environment() | {
+            "BENCHOPT_CACHE": str(tmp_path / "cache"),
+            "PYTHONUNBUFFERED": "1",
+        },
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until_training(process):
+    """Read until the first evaluation is done; returns the followers."""
+    text = ""
+    while "0.0%" not in text:
+        piece = process.stdout.read(1)
+        assert piece, text
+        text += piece
+    return psutil.Process(process.pid).children()
+
+
+def wait_for_end(processes, seconds=10):
+    """Seconds until all of them have ended."""
+    start = time.monotonic()
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not alive
+    return time.monotonic() - start
+
+
+def test_a_run_on_two_devices_is_the_run_on_one(
+    run, capsys, tmp_path, monkeypatch
+):
+    """Also in benchopt's cache, whose runs start no process."""
+    options = dict(objective={"num_devices": "[1,2]"}, no_cache=False)
+    monkeypatch.setenv("BENCHOPT_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    frame = run({"AdamW": {}, "Muon": {"momentum": 0.9}}, **options)
+    assert torch.get_num_threads() == threads
+    one = frame[frame.p_obj_num_devices == 1]
+    two = frame[frame.p_obj_num_devices == 2]
+    assert (one.world_size == 1).all() and (two.world_size == 2).all()
+    assert (two.stop_reason == "horizon").all() and len(two) == len(one)
+    for name in ("value", "train_loss"):
+        assert one[name].to_numpy() == pytest.approx(two[name].to_numpy(),
+                                                     rel=1e-4)
+    assert one.objective_name.str.contains("num_devices=1").all()
+    assert two.objective_name.str.contains("num_devices=2").all()
+    capsys.readouterr()
+    # Nothing could be started.
+    monkeypatch.setattr(followers, "Gathering", None)
+    again = run({"AdamW": {}, "Muon": {"momentum": 0.9}}, **options)
+    assert capsys.readouterr().out.count("cached") == 4
+    assert (again.time == frame.time).all()
+
+
+def test_each_fault_ends_its_own_run_alone(tmp_path):
+    """A rank that raises, one that is killed, one that ends without a word;
+    the next solver gets ranks of its own."""
+    with benchopt(tmp_path, [
+        faulty(fault="raise", rank=1), faulty(fault="kill", rank=1),
+        faulty(fault="raise", rank=0), ADAM,
+    ]) as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "MemoryError: out of memory, says rank 1" in output
+    assert "Rank 1 was killed by SIGKILL" in output
+    assert "MemoryError: out of memory, says rank 0" in output
+    frame = read_results(tmp_path / "out.parquet")
+    assert frame.solver_name.str.startswith("AdamW").all()
+    assert (frame.objective_world_size == 2).all()
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+def test_no_follower_survives_rank_0(tmp_path, signal_name):
+    solver = faulty(fault="none", num_steps=10**6)
+    with benchopt(tmp_path, [solver]) as process:
+        processes = wait_until_training(process)
+        assert len(processes) == 1
+        process.send_signal(signal.Signals[signal_name])
+        process.wait(10)
+        assert wait_for_end(processes) < 5
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_interrupt_ends_all(tmp_path):
+    """Ctrl-C goes to every process of a terminal."""
+    with benchopt(tmp_path, [faulty(fault="none", num_steps=10**6), ADAM]) as (
+        process
+    ):
+        processes = wait_until_training(process)
+        assert len(processes) == 1
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode
+        assert wait_for_end(processes) < 5
+        assert "AdamW: AdamW on" not in output
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
+    """Also the state of matrices that rank 1 owns."""
+    solver = selector("Muon", TINY_SOLVER | {"num_steps": 300})
+    with benchopt(tmp_path, [solver]) as process:
+        processes = wait_until_training(process)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+        assert "The same command goes on from there" in output
+        wait_for_end(processes)
+    with benchopt(tmp_path, [solver]) as process:
+        output, _ = process.communicate(timeout=200)
+    assert "Continues from step" in output
+    resumed = read_results(tmp_path / "out.parquet")
+    with benchopt(tmp_path, [solver], {"checkpoint_every": 0}) as process:
+        process.communicate(timeout=200)
+    whole = read_results(tmp_path / "out_1.parquet")
+    assert (resumed.objective_times_resumed.iloc[-1], len(resumed)) == (
+        1, len(whole)
+    )
+    assert (resumed.objective_value == whole.objective_value).all()
+
+
+def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 5)
+    monkeypatch.setattr(followers, "GRACE_SECONDS", 0.5)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="Benchmark failed"):
+        run({str(FAULTY): {"fault": "hang"}}, {"num_devices": 2})
+    assert time.monotonic() - start < 60
+    assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
+    assert not psutil.Process().children()
+
+
+# Launchers.
+
+
+@pytest.mark.parametrize("variables", [
+    {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "8"},
+    {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"},
+])
+def test_one_sentence_tells_users_of_a_launcher_what_to_type(
+    monkeypatch, variables
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="num_devices=8") as error:
+        places.check_launcher()
+    assert "\n" not in str(error.value)
+
+
+def test_torchrun_ends_at_once(tmp_path):
+    """Also where all results are cached: no process trains, none goes on."""
+    process = subprocess.run(
+        ["torchrun", "--nproc-per-node=2", "-m", *command([ADAM])[2:]],
+        env=environment() | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        }, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=100,
+    )
+    assert process.returncode != 0
+    assert process.stdout.count("torchrun started 2 processes") == 1
+    assert "AdamW: AdamW on" not in process.stdout
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A cluster: all nodes are this machine, all of submitit is real."""
+    pytest.importorskip("submitit")
+    (tmp_path / "jobs").mkdir()
+    for name, value in {
+        "PATH": f"{TESTS / 'fake_slurm'}:{os.environ['PATH']}",
+        "FAKE_SLURM": str(tmp_path / "jobs"), "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    Clone(tmp_path / "clone")
+    return tmp_path
+
+
+def run_on_slurm(slurm, solvers, **changes):
+    """A clone's run under configs/slurm.yml, with fewer tasks."""
+    config = yaml.safe_load((ROOT / "configs" / "slurm.yml").read_text())
+    config |= {"slurm_nodes": 2, "slurm_ntasks_per_node": 1} | changes
+    (slurm / "slurm.yml").write_text(yaml.safe_dump(config))
+    arguments = command(
+        solvers, {"num_devices": 2}, "--parallel-config",
+        str(slurm / "slurm.yml"), "--output", str(slurm / "out.parquet"),
+    )
+    arguments[arguments.index(str(ROOT))] = str(slurm / "clone")
+    process = subprocess.run(
+        arguments, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    logs = (slurm / "clone" / "benchopt_run").glob("*_log.out")
+    return process.stdout, {log.name: log.read_text() for log in logs}
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
+    output, logs = run_on_slurm(slurm, [ADAM])
+    frame = read_results(slurm / "out.parquet")
+    here = run({"AdamW": {}}, {"num_devices": 2})
+    assert (frame.objective_world_size == 2).all(), output
+    assert frame.objective_value.tolist() == here.value.tolist()
+    assert frame.objective_stop_reason.tolist() == here.stop_reason.tolist()
+    # The front node computes nothing.
+    assert "Training on" not in output
+    assert len(logs) == 2
+    assert all("Training on cpu" in log for log in logs.values())
+    # What rank 1 measured is not kept: the cache has rank 0's results.
+    again, _ = run_on_slurm(slurm, [ADAM])
+    assert "cached" in again
+    assert (read_results(slurm / "out.parquet").time == frame.time).all()
+
+
+@pytest.mark.slow
+def test_a_slurm_task_that_fails_ends_its_run_alone(slurm):
+    output, logs = run_on_slurm(slurm, [faulty(fault="raise", rank=1), ADAM])
+    frame = read_results(slurm / "out.parquet")
+    assert frame.solver_name.str.startswith("AdamW").all(), output
+    errors = (slurm / "clone" / "benchopt_run").glob("*_0_0_log.err")
+    assert "out of memory, says rank 1" in next(errors).read_text()
+
+
+@pytest.mark.slow
+def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
+    output, logs = run_on_slurm(slurm, [ADAM], slurm_ntasks_per_node=2)
+    errors = (slurm / "clone" / "benchopt_run").glob("*_log.err")
+    assert all("the Slurm job has 4 tasks" in e.read_text() for e in errors)
