@@ -1,8 +1,7 @@
 """Devices: what each kind of them does, and where and how a run computes.
 
-A device is data: the same lines train and evaluate on a CPU, on CUDA and on
-Apple's GPUs ("mps"). Whatever differs between them is a column of ``KINDS``.
-No row but the CPU's has been measured; the one of "mps" has never been run.
+The same lines train on a CPU, on CUDA and on Apple's GPUs ("mps"): whatever
+differs is a column of ``KINDS``. Only the CPU's row has been measured.
 """
 import math
 from collections.abc import Callable
@@ -202,6 +201,8 @@ def choose_device(device="auto", step_flops=math.inf):
     -------
     device : torch.device
     reason : str
+
+    Raises ``ValueError`` if torch can't use it.
     """
     if device == "auto":
         reasons = []

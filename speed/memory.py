@@ -23,7 +23,7 @@ import json
 import torch
 
 from benchmark_utils.device import autocast
-from benchmark_utils.models.named import make_model
+from benchmark_utils.models.named import MODELS, make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.evaluation import evaluation_rows
 from benchmark_utils.training.memory import (
@@ -50,7 +50,7 @@ def peaks(shape, rows, dtype):
     Parameters
     ----------
     shape : dict
-        Sizes of the model.
+        Arguments of ``make_model``.
     rows : int
         Of ``context_length`` tokens, through the model at once in training.
     dtype : torch.dtype
@@ -63,7 +63,7 @@ def peaks(shape, rows, dtype):
     length = shape["context_length"]
     with FakeCUDA():
         release_memory(CUDA)
-        model = make_model("gpt2", VOCAB_SIZE, **shape).to(CUDA)
+        model = make_model(vocab_size=VOCAB_SIZE, **shape).to(CUDA)
         optimizer = torch.optim.AdamW(
             decay_groups(model.parameter_roles(), 0.1), fused=True
         )
@@ -91,9 +91,8 @@ def some_tokens(rows, length):
 def chosen_rows(shape, free):
     """The micro-batch that a run chooses by itself, by free memory in bytes.
     """
-    with torch.device("meta"):
-        model = make_model("gpt2", VOCAB_SIZE, **shape)
     with FakeCUDA(total_memory=int(free)):
+        model = make_model(vocab_size=VOCAB_SIZE, **shape)
         return choose_micro_batch(BATCH_SIZE, max_micro_batch(
             shape["context_length"], CUDA, model.activation_bytes()
         ))
@@ -118,9 +117,10 @@ def main():
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--n-layer", type=int, default=12)
-    parser.add_argument("--n-head", type=int, default=12)
-    parser.add_argument("--n-embd", type=int, default=768)
+    parser.add_argument("--model", default="gpt2", choices=MODELS)
+    # Otherwise the model's own.
+    parser.add_argument("--n-layer", type=int)
+    parser.add_argument("--n-embd", type=int)
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument(
         "--micro-batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32],
@@ -132,8 +132,8 @@ def main():
     parser.add_argument("--json", action="store_true", help="numbers alone")
     options = parser.parse_args()
     shape = dict(
-        context_length=options.sequence_length, n_layer=options.n_layer,
-        n_head=options.n_head, n_embd=options.n_embd,
+        name=options.model, context_length=options.sequence_length,
+        n_layer=options.n_layer, n_embd=options.n_embd,
     )
     results = []
     for dtype in options.dtype:

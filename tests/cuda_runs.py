@@ -30,18 +30,20 @@ from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.models.transformer import Transformer
 from benchmark_utils.optimizers.shampoo import Shampoo
 from benchmark_utils.solver import TrainingSolver
-from benchmark_utils.training import evaluation
+from benchmark_utils.training import compilation, evaluation
 from benchmark_utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVE = (
-    "nanoGPT[n_layer=1,n_head=2,n_embd=32,context_length=32,batch_size=8,"
+    "nanoGPT[model={model},n_layer=1,n_head=2,n_embd=32,"
+    "context_length=32,batch_size=8,"
     "sequence_length=32,val_tokens=128,eval_every=5,micro_batch_size=4,"
     "compile={compile}]"
 )
 DATASET = "Simulated[train_tokens=5000,val_tokens=2000]"
 # SOAP changes its basis every ten steps.
 STEPS = 11
+COMPILED = ["gpt2 compiled", "rotary compiled", "modern compiled"]
 BUG_STEPS = 5
 
 # Name: solver, function, text, what it is replaced by.
@@ -81,13 +83,13 @@ BUGS = {
     ),
     "the clock is read too early": (
         "Adam", TrainingSolver.run,
-        "synchronize(self._machine.device)", "pass",
+        "synchronize(self.machine.device)", "pass",
     ),
     "an optimizer's state is on the CPU": (
         "Shampoo", Shampoo._average, ", device=p.device", "",
     ),
     "the graph of the model breaks": (
-        "compiled", Transformer.forward, "x = block(x, rotation)",
+        "gpt2 compiled", Transformer.forward, "x = block(x, rotation)",
         "x = block(x, rotation); torch._dynamo.graph_break()",
     ),
 }
@@ -98,7 +100,7 @@ def plant(function, text, replacement):
     function = inspect.unwrap(function)
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(text) != 1:
-        raise AssertionError(f"{text!r} is not once in\n{source}")
+        raise LookupError(f"{text!r} is not once in\n{source}")
     namespace = dict(function.__globals__)
     exec(source.replace(text, replacement), namespace)
     function.__code__ = inspect.unwrap(
@@ -129,7 +131,7 @@ def watch(cuda):
 
     def watched_run(solver, callback):
         def watched_callback():
-            if solver.trainer.step in solver._evaluations:
+            if solver.trainer.step in solver.evaluations:
                 clock["readings"] += 1
                 clock["queued"] += cuda.queued
             with labelled("evaluation"):
@@ -157,27 +159,35 @@ def compile_without_kernels(graphs):
         compile_(model, fullgraph=True, backend=backend, **others)
 
     torch.nn.Module.compile = traced
+    # There is no compiler to be tried.
+    compilation.compiler_error = lambda device: ""
 
 
 def run_once(folder, name):
     """One run; returns (name, what was seen)."""
     solver, *bug = BUGS.get(name, (name,))
-    if bug:
-        plant(*bug)
-    compiled = solver == "compiled"
+    try:
+        if bug:
+            plant(*bug)
+    except LookupError as error:
+        return name, {"not planted": str(error)}
+    model, compiled = "gpt2", solver in COMPILED
     graphs, report = [], {}
     if compiled:
         compile_without_kernels(graphs)
+        solver, model = "Adam", solver.split()[0]
     with FakeCUDA() as cuda:
         clock = watch(cuda)
         try:
             results = run_benchmark(
                 ROOT,
                 solver_names=[
-                    f"{'Adam' if compiled else solver}[warmup_steps=2,"
+                    f"{solver}[warmup_steps=2,"
                     f"num_steps={BUG_STEPS if bug else STEPS}]"
                 ],
-                objective_filters=[OBJECTIVE.format(compile=compiled)],
+                objective_filters=[
+                    OBJECTIVE.format(model=model, compile=compiled)
+                ],
                 dataset_names=[DATASET], max_runs=10_000, plot_result=False,
                 no_cache=True, show_progress=False,
                 output_file=f"{folder}/{os.getpid()}.parquet",
@@ -206,7 +216,7 @@ def main(folder, *names):
     torch.set_num_threads(1)
     bench = Benchmark(ROOT, no_cache=True)
     names = names or [
-        *(solver.name for solver in bench.get_solvers()), "compiled", *BUGS
+        *(solver.name for solver in bench.get_solvers()), *COMPILED, *BUGS
     ]
     # A process each: nothing that is planted outlives its run. Processes are
     # copies of this one, so that torch is imported once.

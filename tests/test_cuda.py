@@ -4,6 +4,7 @@ found. See speed/fake_cuda/device.py for what is seen and what is not."""
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,8 +82,10 @@ def test_every_solver_trains_on_cuda(reports, name):
     assert ("step" in report["waits"]) == (name in WAITS_IN_A_STEP)
 
 
-def test_the_model_is_one_graph_for_training_and_one_for_evaluation(reports):
-    report = reports["compiled"]
+@pytest.mark.parametrize("model", ["gpt2", "rotary", "modern"])
+def test_a_model_is_one_graph_for_training_and_one_for_evaluation(
+        reports, model):
+    report = reports[f"{model} compiled"]
     assert_sound(report)
     assert report["compiled"] == 1
     assert report["graphs"] == ["training", "evaluation"]
@@ -90,6 +93,8 @@ def test_the_model_is_one_graph_for_training_and_one_for_evaluation(reports):
 
 @pytest.mark.parametrize("name", bug_names())
 def test_a_planted_bug_is_found(reports, name):
+    # Where the line has changed, the bug in cuda_runs.py must, too.
+    assert "not planted" not in reports[name], reports[name]
     with pytest.raises(AssertionError):
         assert_sound(reports[name])
     # Found for what it is, not for a run that broke otherwise.
@@ -97,3 +102,22 @@ def test_a_planted_bug_is_found(reports, name):
     assert not error or any(cause in error for cause in (
         "device", "torch._dynamo.exc.Unsupported"
     )), error
+
+
+def test_the_memory_in_the_docs_is_what_the_command_says():
+    """And more than the closed form of what AdamW can't do without: weights,
+    gradients and two moments, all in float32."""
+    process = subprocess.run(
+        [
+            sys.executable, "-m", "speed.memory", "--json", "--dtype",
+            "bfloat16", "--micro-batch", "8",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )
+    row, = json.loads(process.stdout)
+    page = (ROOT / "docs/devices.rst").read_text()
+    cells = re.search(r"^8 x 1,024 +(\S+)", page, re.M)
+    assert round(row["training_gib"], 2) == float(cells[1])
+    evaluation = re.search(r"^evaluation +(\S+)", page, re.M)
+    assert round(row["evaluation_gib"], 2) == float(evaluation[1])
+    assert row["training_gib"] > 16 * 124_439_808 / 2**30

@@ -146,6 +146,10 @@ class FakeCUDA(TorchDispatchMode):
         name = op.overloadpacket.__name__
         if name == "_local_scalar_dense":
             return self._read_number(*args)
+        if name == "equal":
+            # torch.equal, of tensors without numbers.
+            self._wait()
+            return False
         if name in PRODUCTS:
             product = args[PRODUCTS[name]]
             if product.device.type == "cuda":
@@ -259,13 +263,16 @@ def _apply(module, function, recurse=True):
                     part._parameters[name] = torch.nn.Parameter(
                         function(parameter), parameter.requires_grad
                     )
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = function(buffer)
     return module
 
 
-def _flash_attention(queries, keys, values, is_causal):
+def _flash_attention(queries, keys, values, is_causal, scale=None):
     """What torch chooses on a GPU; it would ask the device."""
     return torch.ops.aten._scaled_dot_product_flash_attention(
-        queries, keys, values, 0.0, is_causal
+        queries, keys, values, 0.0, is_causal, scale=scale
     )[0]
 
 
