@@ -106,7 +106,7 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     assert "done" in clone.run(PREPARE_SOME, **there)
     output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
     assert "num_train_shards=103" in output
-    assert "nanoGPT[12x768" in output and "num_steps=19485" in output
+    assert "nanoGPT[gpt2]" in output and "num_steps=19485" in output
     assert "not run yet" in output
 
 
