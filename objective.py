@@ -193,8 +193,7 @@ class Objective(CheckedParameters, BaseObjective):
         self._num_threads, threads = choose_threads()
         # So that a folder that can't be made is found out before training.
         self._output(self.save_weights, WEIGHTS)
-        # Training batches are checked once the horizon is known.
-        self._val_loader.check_horizon(1)
+        self._val_loader.shards.check_token_ids(1)
         return dict(
             # A fresh model for each run: what one run trains, no other sees.
             make_model=functools.partial(
