@@ -304,7 +304,8 @@ def test_evaluations_are_in_a_file_while_the_run_trains(
     frame = run({"Adam": {}}, {"log": "csv"})
     assert read[0].step.tolist() == [0, 5, 9]
     path, = tmp_path.rglob("evaluations.csv")
-    whole = pd.read_csv(path)
+    # pandas 2 reads the last digit wrongly unless told.
+    whole = pd.read_csv(path, float_precision="round_trip")
     for name in ("step", "value", "train_loss", "time", "tokens_per_second"):
         assert whole[name].tolist() == frame[name].tolist()
 
@@ -319,7 +320,9 @@ def test_results_describe_the_run(run):
     assert (last.micro_batch_size, last.compiled) == (4, 0)
     assert last.torch_version == torch.__version__
     assert last.num_steps == 10
-    assert 0 < last.peak_memory_mib < 1_000
+    # At least weights, gradients and the two averages, in float32.
+    needed = 16 * last.num_parameters / 2**20
+    assert needed < last.peak_memory_mib < 1_000
 
 
 @pytest.mark.slow
