@@ -20,11 +20,9 @@ class Kind(NamedTuple):
     title : str
         In sentences.
     is_available : function, returns bool
-    count : function without arguments, returns int; or None
-        Devices that a process can see; None where any number of processes
-        can share one.
-    backend : str or None
-        Of torch.distributed, between the devices; None where there is none.
+    count, backend : function or None, str or None
+        How many of them a process sees (None: processes can share one), and
+        what torch.distributed sends between them with.
     worthwhile_flops : float
         Operations per training step from which on "auto" takes the device: a
         GPU with little to do waits for the processor to start its kernels.
@@ -85,8 +83,7 @@ KINDS = {
     "cuda": Kind(
         title="CUDA device",
         is_available=lambda: torch.cuda.is_available(),
-        count=lambda: torch.cuda.device_count(),
-        backend="nccl",
+        count=lambda: torch.cuda.device_count(), backend="nccl",
         worthwhile_flops=0,
         name=lambda device: torch.cuda.get_device_name(device),
         multiplies_bfloat16=lambda device: (
@@ -117,8 +114,7 @@ KINDS = {
     "mps": Kind(
         title="Apple GPU",
         is_available=lambda: torch.backends.mps.is_available(),
-        count=lambda: 1,
-        backend=None,
+        count=lambda: 1, backend=None,
         # A processor computes 1e11 in about 0.1 s; starting the kernels of a
         # step takes about a tenth of that (an estimate).
         worthwhile_flops=1e11,
@@ -145,8 +141,7 @@ KINDS = {
     "cpu": Kind(
         title="CPU",
         is_available=lambda: True,
-        count=None,
-        backend="gloo",
+        count=None, backend="gloo",
         worthwhile_flops=0,
         name=lambda device: "cpu",
         multiplies_bfloat16=_cpu_multiplies_bfloat16,

@@ -213,13 +213,13 @@ def follow(rank, size, port):
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     open_notes()
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
-    take_place(rank, size, store)
     dataset, objective, solver, context, warm_up = pickle.load(
         sys.stdin.buffer
     )
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     try:
+        store = dist.TCPStore("127.0.0.1", port, is_master=False)
+        take_place(rank, size, store)
         # As benchopt does before it runs a solver.
         context.attach(objective, dataset, solver)
         objective._set_dataset(dataset)

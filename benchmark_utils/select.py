@@ -2,11 +2,12 @@
 
     python -m benchmark_utils.select configs/field.yml AdamW solvers/mine.py
 
-prints a configuration of these two. benchopt's own ``--config FILE -s AdamW``
-runs AdamW with its defaults instead: a solver on the command line replaces all
-of the configuration's, settings included. A solver that the configuration
-hasn't, such as a file of yours, gets what all solvers there have in common
-(horizon and schedule), unless it comes with settings of its own.
+prints a configuration of these two, or writes it to ``--output``. benchopt's
+own ``--config FILE -s AdamW`` runs AdamW with its defaults instead: a solver
+on the command line replaces all of the configuration's, settings included. A
+solver that the configuration hasn't, such as a file of yours, gets what all
+solvers there have in common (horizon and schedule), unless it comes with
+settings of its own.
 """
 import argparse
 import sys
@@ -79,13 +80,18 @@ def main():
     parser.add_argument(
         "solver", nargs="+", help="a name in the configuration, or a file"
     )
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     try:
         config = yaml.safe_load(options.config.read_text())
         config = select(config, options.solver)
+        text = yaml.safe_dump(config, sort_keys=False, width=1000)
+        if options.output:
+            options.output.write_text(text)
+        else:
+            sys.stdout.write(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
-    yaml.safe_dump(config, sys.stdout, sort_keys=False, width=1000)
 
 
 if __name__ == "__main__":

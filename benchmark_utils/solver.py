@@ -61,8 +61,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
 
     # benchopt's tests ask a solver without a problem for its next evaluation.
     evaluations = ()
-    trainer = progress = gathering = None
-    world = ALONE
+    world, trainer, progress, gathering = ALONE, None, None, None
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -288,10 +287,11 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         flops = model.flops_per_token(self._loader.sequence_length) * (
             self.num_steps * self._loader.tokens_per_step
         )
-        self._compiled, reason = choose_compile(
+        compiled, reason = choose_compile(
             self._compile_option, self.machine.device, flops
         )
-        say_once(f"{'Compiled' if self._compiled else 'Eager'}: {reason}")
+        self._compiled = self.world.agree(compiled)
+        say_once(f"{'Compiled' if compiled else 'Eager'}: {reason}")
 
     def cache_key(self):
         return {

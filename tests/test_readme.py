@@ -1,5 +1,4 @@
 """Every command of the README does what the README says."""
-import re
 import shutil
 import threading
 
@@ -13,10 +12,12 @@ PAGE = "README.rst"
 
 
 def commands():
-    """The commands, without the installation that precedes some of them."""
+    """The commands, but for the installation that precedes some of them."""
     for block in code_blocks(PAGE, "bash"):
         for line in block.splitlines():
-            yield re.sub(r"^pip install .* && ", "", line)
+            for command in line.split(" && "):
+                if not command.startswith("pip install"):
+                    yield command
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def clone(tmp_path):
 
 def test_the_commands_are_those_tested_here():
     assert list(commands()) == [
-        QUICKSTART, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT, ADD, TEXT,
-        PREPARE_SOME, FIGURES,
+        QUICKSTART, REPORT, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT,
+        *SELECT, ADD, TEXT, PREPARE_SOME, FIGURES,
     ]
 
 
@@ -39,22 +40,47 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(command)
 
 
-QUICKSTART = "benchopt run . --config configs/quickstart.yml"
+QUICKSTART = "benchopt run . --config configs/quickstart.yml --no-display"
+REPORT = "python -m benchmark_utils.report"
 
 
 @pytest.mark.slow
-def test_quickstart_reaches_its_target_and_leaves_a_report(clone):
-    clone.run(QUICKSTART + " --no-display")
+def test_the_quick_start_ends_in_a_verdict(clone):
+    """Three seeds of each; the two that adapt get there, SGD does not."""
+    clone.run(QUICKSTART)
     frame = clone.results()
-    assert (frame.objective_stop_reason == "target").all()
-    assert frame.objective_value.iloc[0] > 5 > 1.2 > (
-        frame.objective_value.iloc[-1]
-    )
+    last = frame.groupby(["solver_name", "idx_rep"]).last()
+    reasons = last.objective_stop_reason.groupby(level=0).unique()
+    assert {
+        name.partition("[")[0]: list(values)
+        for name, values in reasons.items()
+    } == {"AdamW": ["target"], "Muon": ["target"], "SGD": ["horizon"]}
+    assert len(last) == 9
+    output = " ".join(clone.run(REPORT).split())
+    assert "Muon reaches 2.335" in output and "fewer steps" in output
+    assert "3 of 3 seeds" in output and "0 of 3" in output
     report, = (clone.folder / "outputs").glob("*_run_*.html")
     assert "Steps to target" in report.read_text()
     clone.run(FIGURES)
     assert "plotly.js v" in report.read_text()
     assert list((clone.folder / "figures").glob("loss_against_*.pdf"))
+
+
+SELECT = [
+    "python -m benchmark_utils.select configs/smoke.yml AdamW solvers/lion.py "
+    "--output mine.yml",
+    "benchopt run . --config mine.yml",
+]
+
+
+def test_solvers_of_a_configuration_keep_their_settings(clone):
+    pytest.importorskip("pytorch_optimizer")
+    select, run = SELECT
+    clone.run(select)
+    clone.run(run + " --no-display")
+    last = clone.results().groupby("p_solver_learning_rate").last()
+    assert 0.01 in last.index and len(last) == 2
+    assert (last.stop_val == 60).all()
 
 
 FIGURES = "python -m benchmark_utils.report --figures figures --html"
@@ -106,7 +132,7 @@ def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
     assert "done" in clone.run(PREPARE_SOME, **there)
     output = clone.run(SPEEDRUN + " --collect", returncode=1, **there)
     assert "num_train_shards=103" in output
-    assert "nanoGPT[12x768" in output and "num_steps=19485" in output
+    assert "nanoGPT[gpt2]" in output and "num_steps=19485" in output
     assert "not run yet" in output
 
 

@@ -319,7 +319,7 @@ def test_results_describe_the_run(run):
     assert (last.micro_batch_size, last.compiled) == (4, 0)
     assert last.torch_version == torch.__version__
     assert last.num_steps == 10
-    assert 10 < last.peak_memory_mib < 10_000
+    assert 0 < last.peak_memory_mib < 1_000
 
 
 @pytest.mark.slow
