@@ -74,8 +74,9 @@ BUGS = {
         "Adam", device.product_dtype,
         "torch.get_autocast_dtype(device)", "torch.float32",
     ),
-    "the sum of an evaluation is on the CPU": (
-        "Adam", evaluation.evaluate, ", device=device)", ")",
+    "targets of an evaluation are on the CPU": (
+        "Adam", evaluation.evaluate, "model(micro_inputs, micro_targets)",
+        "model(micro_inputs, micro_targets.cpu())",
     ),
     "positions are on the CPU": (
         "Adam", Transformer.forward, "position_embedding.weight[:length]",

@@ -8,9 +8,8 @@ import pytest
 from conftest import ROOT
 
 SCRIPT = """
-from benchmark_utils.threads import choose_threads, wait_asleep
 {before}
-wait_asleep()
+from benchmark_utils.threads import choose_threads
 import torch
 print(*choose_threads(), sep=" threads, ")
 """
@@ -27,7 +26,7 @@ def run(before="", **variables):
         env=environment | variables | {
             "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose",
         },
-        capture_output=True, text=True, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )
     return process.stdout.strip(), process.stderr
 
@@ -53,3 +52,11 @@ def test_threads_wait_asleep_unless_asked_to_spin(
 def test_one_thread_per_core_unless_told_otherwise():
     output, _ = run()
     assert "threads, one per core; they wait asleep" in output
+
+
+def test_the_benchmark_sets_it_before_torch_is_loaded():
+    """As benchopt's command line does it, which loads the objective first."""
+    _, openmp = run(
+        "from benchopt.benchmark import Benchmark; Benchmark('.')"
+    )
+    assert "GOMP_SPINCOUNT = '0'" in openmp

@@ -32,15 +32,16 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
         len(inputs), loader.sequence_length, device, world.size
     )
     micro_batches = list(zip(inputs.split(size), targets.split(size)))
-    sums = torch.zeros(
-        len(micro_batches), dtype=torch.float64, device=device
-    )
+    # Summed on the processor: not every device knows float64.
+    losses = torch.zeros(len(micro_batches), device=device)
     for index in range(world.rank, len(micro_batches), world.size):
         micro_inputs, micro_targets = micro_batches[index]
         with autocast(device, dtype):
-            loss = model(micro_inputs, micro_targets)
-        sums[index] = loss.double() * len(micro_inputs)
-    return sum(world.sum(sums).tolist()) / len(inputs)
+            losses[index] = model(micro_inputs, micro_targets)
+    return sum(
+        loss * len(micro_inputs) for loss, (micro_inputs, _) in
+        zip(world.sum(losses).tolist(), micro_batches)
+    ) / len(inputs)
 
 
 def evaluation_rows(num_rows, sequence_length, device, world_size=1):
