@@ -1,4 +1,6 @@
 """Short names of the problems in a file of results, for menus and titles."""
+import pandas as pd
+
 from benchmark_utils.results.table import PROBLEM, one_problem, plain
 
 PREFIXES = ("p_dataset_", "p_obj_")
@@ -55,8 +57,10 @@ def describe(evaluations, problem):
     """What the runs of a picture have in common: its second line."""
     target = evaluations["target"].iloc[0]
     size = evaluations["num_parameters"].iloc[0]
+    model = evaluations.get("p_obj_model", pd.Series(["GPT-2"])).iloc[0]
     return (
-        f"{problem}, GPT-2 of {shorten(size)} parameters, target {target:.4g}"
+        f"{problem}, {model} of {shorten(size)} parameters, target "
+        f"{target:.4g}"
     )
 
 
