@@ -80,8 +80,7 @@ class Objective(CheckedParameters, BaseObjective):
         "compile": ["auto"],
         # Steps between checkpoints, or minutes as in "5min"; "auto" is about
         # ten minutes, 0 is off. A run continues from its own.
-        "checkpoint_every": ["auto"],
-        "resume": [True],
+        "checkpoint_every": ["auto"], "resume": [True],
         # A safetensors file that every run starts from; None is the model's
         # own initialisation, by the seed.
         "initial_weights": [None],
@@ -169,9 +168,8 @@ class Objective(CheckedParameters, BaseObjective):
                 f"target={self._target:g} is below the entropy of the data, "
                 f"{entropy:.4f} nats per token: no model can reach it."
             )
-        self._sequence_length = self.sequence_length or (
-            self._architecture(self._parameters).context_length
-        )
+        model = self._architecture(self._parameters)
+        self._sequence_length = self.sequence_length or model.context_length
         self._train_loader = BatchLoader(
             train, self.batch_size, self._sequence_length, repeat=repeat
         )
@@ -179,6 +177,9 @@ class Objective(CheckedParameters, BaseObjective):
             val, self.val_tokens, self._sequence_length
         )
         self._vocab_size = train.vocab_size
+        self._flops = self._train_loader.tokens_per_step * (
+            6 * model.matrix_weights(train.vocab_size)
+        )
         self._bytes_per_token = bytes_per_token
 
     @readable
@@ -186,7 +187,7 @@ class Objective(CheckedParameters, BaseObjective):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
         keep_freed_memory()
-        self._machine = Machine.choose(self.device, self.dtype)
+        self._machine = Machine.choose(self.device, self.dtype, self._flops)
         self._world, reason = choose_world(
             self.num_devices, self._machine.device, self.batch_size
         )

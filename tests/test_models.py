@@ -339,7 +339,9 @@ def test_flops_are_six_per_weight_of_a_product(name):
     blocks = sum(
         p.numel() for p in model.blocks.parameters() if p.ndim == 2
     )
-    head = (64 if name == "modern" else VOCAB_SIZE) * 16
+    vocab_size = 64 if name == "modern" else VOCAB_SIZE
+    head = 16 * vocab_size
+    assert model.architecture.matrix_weights(vocab_size) == blocks + head
     assert model.flops_per_token(10) == 6 * (blocks + head) + 12 * 2 * 16 * 10
 
 

@@ -125,6 +125,11 @@ class Architecture:
             least = "0 or more" if name == "logit_cap" else "above 0"
             raise ValueError(f"{name}={value!r} must be a number {least}.")
 
+    def matrix_weights(self, vocab_size):
+        """Weights that take part in matrix products, the head's included; a
+        training step computes about 6 operations with each per token."""
+        return self.n_embd * (12 * self.n_layer * self.n_embd + vocab_size)
+
     @property
     def head_width(self):
         return self.n_embd // self.n_head
