@@ -329,6 +329,28 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
 
 
 @pytest.mark.slow
+def test_a_slurm_job_that_is_signalled_is_queued_again(tmp_path, unbroken):
+    """With a stand-in for ``scontrol`` that notes what it is asked."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    killed = Killed(tmp_path)
+    environment = killed.environment
+    killed.environment = environment | {
+        "SLURM_JOB_ID": "123",
+        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+    }
+    code, output = killed.run("step", 14, "SIGUSR2")
+    assert code == 1 and "Ended by SIGUSR2 at step 11." in output, output
+    assert (tmp_path / "asked").read_text() == "requeue 123\n"
+    assert not killed.results.exists()
+    killed.environment = environment
+    code, output = killed.run()
+    assert code == 0 and "Continues from step 11" in output, output
+    assert measured(read_plain(killed.results)) == unbroken
+
+
+@pytest.mark.slow
 def test_two_processes_of_the_same_command_do_not_harm_each_other(
         tmp_path, unbroken):
     folders = [Killed(tmp_path), Killed(tmp_path)]
