@@ -207,6 +207,6 @@ def test_commands_of_the_page_run(tmp_path):
             command + (" --no-display" * command.startswith("benchopt"))
         )
         if command.endswith("report"):
-            assert "Neither SGD nor Adam reaches" in " ".join(output.split())
+            assert "Neither SGD nor AdamW reaches" in " ".join(output.split())
     assert "| Adam | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
     assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")

@@ -49,13 +49,11 @@ def interrupt(monkeypatch):
 
 
 @pytest.fixture
-def folder(data_home):
-    """Of the checkpoints; empty before and after."""
-    folder = data_home / "checkpoints"
-    assert not list(folder.glob("*"))
-    yield folder
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
+def folder(tmp_path, monkeypatch):
+    """Of the checkpoints, of this test's runs alone."""
+    folder = tmp_path / "checkpoints"
+    monkeypatch.setattr(resume, "get_data_path", lambda _: folder)
+    return folder
 
 
 EVERY_3 = {"checkpoint_every": 3}
@@ -221,13 +219,10 @@ def test_the_key_has_all_that_results_depend_on(
 
 def test_a_folder_that_can_not_be_written_costs_a_warning(
         run, folder, capsys, monkeypatch):
-    file = folder.parent / "a-file"
-    file.touch()
-    monkeypatch.setattr(resume, "get_data_path", lambda _: file)
+    folder.touch()
     frame = run(objective=EVERY_3)
     assert "no checkpoint at step 3" in capsys.readouterr().out
     assert measured(frame) == measured(run())
-    file.unlink()
 
 
 @pytest.mark.parametrize("mebibytes", [0.1, 0.7])
