@@ -36,7 +36,9 @@ import torch
 from benchmark_utils.device import (
     KINDS, choose_device, choose_dtype, dtype_name, synchronize
 )
-from benchmark_utils.training.memory import peak_memory, release_memory
+from benchmark_utils.training.memory import (
+    peak_memory, process_memory, release_memory
+)
 from speed import devices
 from speed.variants import VARIANTS, VOCAB_SIZE, flops, make_step
 
@@ -59,6 +61,8 @@ SCALING = [
 def work(pipe, variant, shape, rows):
     """A process: time one step whenever asked to."""
     device, _ = choose_device()
+    release_memory(device)
+    at_start = process_memory()["own"]
     with contextlib.redirect_stdout(None):
         step = make_step(variant, shape, rows, device)
         step()
@@ -67,13 +71,18 @@ def work(pipe, variant, shape, rows):
     with contextlib.suppress(EOFError):
         while True:
             release_memory(device)
+            # What a CPU's peak is counted from; a GPU's has it.
+            held = process_memory()["own"] - at_start
+            if KINDS[device.type].peak_memory:
+                held = 0
             pipe.recv()
             step()
             synchronize(device)
             start = time.perf_counter()
             step()
             synchronize(device)
-            pipe.send((time.perf_counter() - start, peak_memory(device)))
+            seconds = time.perf_counter() - start
+            pipe.send((seconds, held + peak_memory(device)))
 
 
 def measure(variants, shape, rows, repetitions):

@@ -33,7 +33,11 @@ def test_training_speed_is_measured_side_by_side():
     assert ours["gflops"] == pytest.approx(flops / ours["seconds"] / 1e9)
     assert ours["tokens_per_second"] == pytest.approx(64 / ours["seconds"])
     assert rows["matmul float32"]["share_of_ceiling"] == 1.0
-    assert all(row["peak_mib"] > 100 for row in rows.values())
+    # AdamW's weights, gradients and two averages, of 1.6 M parameters.
+    assert all(
+        4 * 4 * 1.6 < row["peak_mib"] < 1000
+        for name, row in rows.items() if "matmul" not in name
+    )
 
 
 @pytest.mark.slow
