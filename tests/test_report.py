@@ -208,5 +208,5 @@ def test_commands_of_the_page_run(tmp_path):
         )
         if command.endswith("report"):
             assert "Neither SGD nor AdamW reaches" in " ".join(output.split())
-    assert "| Adam | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
+    assert "| AdamW | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
     assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")
