@@ -113,7 +113,9 @@ class BatchLoader:
                 f"{self.shards.paths[0].parent} hold {len(self)} such steps; "
                 f"{needed} shards of this size would do. Ask the dataset for "
                 "more tokens, lower num_steps, or allow the data to be read "
-                "again with the dataset's parameter repeat=True."
+                "again with the dataset's parameter repeat=True. (A solver "
+                "on the command line has its own defaults, not a "
+                "configuration's: see python -m benchmark_utils.select.)"
             )
         self.shards.check_token_ids(
             1 + bisect.bisect_left(self._last_step, num_steps)

@@ -138,8 +138,10 @@ def cells(verdict):
             f"{row.diverged} diverged" if math.isinf(row.val_loss)
             else f"{row.val_loss:.4f}",
             _number(row.ms_per_step, ".4g"), f"{row.peak_memory_mib:,.0f}",
-            "1" if row.label == verdict.baseline
-            else _ratio(verdict.comparisons[row.label].ratio),
+            _ratio(verdict.comparisons[row.label].ratio)
+            if row.label != verdict.baseline
+            # Nothing is a multiple of what some seed never reached.
+            else "1" if math.isfinite(row.mean) else "-",
         ])
     return rows
 
