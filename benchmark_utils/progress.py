@@ -50,10 +50,9 @@ class Progress:
         rows : list of dict
             benchopt's rows of the run so far.
         """
-        values = [plain(row) for row in rows]
+        last = plain(rows[-1])
         if self._csv_path:
-            self._write(values)
-        last = values[-1]
+            self._write(last, rows)
         losses = (
             f"val_loss {last['value']:.4f}, target {last['target']:.4g} "
             f"({last['value'] - last['target']:+.4f})"
@@ -81,17 +80,17 @@ class Progress:
         )
         return f", at most {in_words(seconds)} left"
 
-    def _write(self, values):
+    def _write(self, last, rows):
         """Append the last row; first, all rows that there are."""
-        new = values[-1:]
+        new = [last]
         if self._file is None:
             self._file = self._csv_path.open("w", newline="")
             self._csv = csv.DictWriter(
-                self._file, list(values[-1]), extrasaction="ignore",
+                self._file, list(last), extrasaction="ignore",
                 lineterminator="\n",
             )
             self._csv.writeheader()
-            new = values
+            new = [plain(row) for row in rows]
         self._csv.writerows(new)
         self._file.flush()
 
