@@ -35,6 +35,11 @@ def save_weights(model, path):
 def load_weights(model, path):
     """Put the weights of a file into a model.
 
+    Parameters
+    ----------
+    model : nn.Module
+    path : Path or str
+
     Raises
     ------
     ValueError
@@ -61,5 +66,5 @@ def load_weights(model, path):
 
 
 def _shape(tensors, name):
-    """In words, "none" where there is no such tensor."""
+    """The shape of a tensor in words, "none" where there is no such tensor."""
     return list(tensors[name].shape) if name in tensors else "none"
