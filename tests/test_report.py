@@ -207,6 +207,6 @@ def test_commands_of_the_page_run(tmp_path):
             command + (" --no-display" * command.startswith("benchopt"))
         )
         if command.endswith("report"):
-            assert "Neither SGD nor AdamW reaches" in " ".join(output.split())
-    assert "| AdamW | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
+            assert "Steps to a validation loss of 4.0349 nats" in output
+    assert "| AdamW | 3 of 3 |" in (clone.folder / "verdict.md").read_text()
     assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")
