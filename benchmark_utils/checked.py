@@ -6,7 +6,7 @@ instance, which has them converted.
 """
 import itertools
 
-from benchmark_utils.errors import readable
+from benchmark_utils.errors import explain_misspelt_names, readable
 from benchmark_utils.parameters import convert
 
 # (names, what must hold of their values, what to say where it does not).
@@ -58,6 +58,7 @@ class CheckedParameters:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        explain_misspelt_names()
         cls.parameters = Grid(cls, cls.parameters)
 
     @classmethod

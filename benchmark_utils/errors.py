@@ -8,10 +8,13 @@ the command ends, below everything else.
 """
 import atexit
 import contextlib
+import difflib
 import functools
 import multiprocessing
 import os
+import re
 import secrets
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -35,11 +38,14 @@ def readable(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_notes()
+        show_frames(True)
         try:
             return method(self, *args, **kwargs)
         except (ValueError, OSError) as error:
             if is_debugging(self) or not is_ours(error):
                 raise
+            if getattr(self, "_run_context", None):
+                show_frames(False)
             raise UserError(str(error)) from None
 
     return wrapper
@@ -65,6 +71,40 @@ def is_debugging(component):
         os.environ.get("BENCHOPT_DEBUG", "").lower()
         in ("1", "true", "yes", "on")
     )
+
+
+def show_frames(wanted):
+    """Whether tracebacks have frames: benchopt prints the traceback of
+    whatever ends a run, and the frames of a ``UserError`` say nothing."""
+    if wanted:
+        vars(sys).pop("tracebacklimit", None)
+    else:
+        sys.tracebacklimit = 0
+
+
+def explain_misspelt_names():
+    """Have one sentence printed where a command ends because it names a
+    parameter that there isn't: benchopt finds that out before it calls
+    anything of the benchmark."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_error
+
+
+def _print_error(kind, error, trace):
+    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
+    if kind is not ValueError or not found or is_debugging(None):
+        return sys.__excepthook__(kind, error, trace)
+    unknown, component = found.groups()
+    names = re.findall("^- (.*)$", str(error), re.M)
+    close = [
+        name for word in re.findall("'(.*?)'", unknown)
+        for name in difflib.get_close_matches(word, names, 1)
+    ]
+    hint = f"Do you mean {', '.join(close)}?" if close else (
+        f"It has {', '.join(names)}."
+    )
+    print(f"Error: {component} has no parameter {unknown}. {hint}",
+          file=sys.stderr)
 
 
 def is_ours(error):

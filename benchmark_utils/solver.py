@@ -153,7 +153,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     @noted
     @together
     def run(self, callback):
-        trainer = self.trainer
+        trainer, evaluations = self.trainer, set(self.evaluations)
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
@@ -164,7 +164,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self.evaluations:
+                if trainer.step in evaluations:
                     synchronize(self.machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
