@@ -24,6 +24,11 @@ RELATIONS = [
 ]
 
 
+def names_of(key):
+    """The names in a key of a grid: of "a, b", a and b."""
+    return [name.strip() for name in key.split(",")]
+
+
 def combinations(grid):
     """Yield each combination of a grid's values, a dict by name.
 
@@ -32,7 +37,7 @@ def combinations(grid):
     """
     entries = []
     for key, values in grid.items():
-        names = [name.strip() for name in key.split(",")]
+        names = names_of(key)
         if not isinstance(values, (list, tuple)):
             values = [values]
         if len(names) == 1:
