@@ -8,7 +8,7 @@ from benchmark_utils.results.curves import (
     highest_loss, median_curves, seed_curves, share_reached, shows_target
 )
 from benchmark_utils.results.problems import problem_names
-from benchmark_utils.results.savings import steps_saved
+from benchmark_utils.results.savings import about_the_missing, steps_saved
 from benchmark_utils.results.sweeps import (
     at_the_edge, equal_times, sweep, swept_parameters
 )
@@ -153,6 +153,18 @@ def test_steps_saved_are_those_of_the_verdict():
     assert adam.label == "Adam" and adam.saved == 0
 
 
+@pytest.mark.parametrize("case, without", [
+    ("all censored", ["Adam", "SGD"]), ("one diverged", ["Adam", "SGD"]),
+])
+def test_nothing_is_saved_against_a_baseline_that_never_got_there(
+        case, without):
+    saved, missing = steps_saved(verdict(runs(problem(CASES[case]))))
+    assert saved.empty and missing == without
+    assert about_the_missing(saved, missing) == (
+        "no ratios: not every seed of Adam got there"
+    )
+
+
 def test_a_sweep_marks_its_best_and_what_diverged():
     table = runs(problem(CASES["a sweep"]))
     assert swept_parameters(table) == ["learning_rate"]
@@ -164,6 +176,13 @@ def test_a_sweep_marks_its_best_and_what_diverged():
     steps = table.groupby("p_solver_learning_rate")["steps_to_target"]
     assert points["median"].tolist() == steps.median().tolist()
     assert points["y"].iloc[3] > points["high"].max()
+    # Without any value that got there, there is no scale, and no edge.
+    never = sweep(
+        table[table["p_solver_learning_rate"].isin([0.01, 0.03])].assign(
+            steps_to_target=np.inf
+        ), "learning_rate", "steps_to_target",
+    )
+    assert len(never) == 2 and at_the_edge(never).empty
     assert not swept_parameters(runs(problem(CASES["three"])))
 
 

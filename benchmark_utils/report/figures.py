@@ -18,7 +18,8 @@ from benchmark_utils.results.curves import (
 from benchmark_utils.results.problems import describe, outcome, problem_names
 from benchmark_utils.results.savings import about_the_missing, steps_saved
 from benchmark_utils.results.sweeps import (
-    at_the_edge, equal_times, logarithmic, sweep, swept_parameters
+    MEASURES, NO_POINTS, at_the_edge, equal_times, logarithmic, sweep,
+    swept_parameters
 )
 from benchmark_utils.results.table import one_problem, runs
 from benchmark_utils.results.verdict import verdict
@@ -34,7 +35,6 @@ GREY = "0.5"
 MARKERS = "osD^vPXphd<>*H8"
 COLORS = matplotlib.colormaps["tab20"].colors
 COLORS = COLORS[::2] + COLORS[1::2]
-MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
 
 
 def save_figures(evaluations, folder, baseline=None):
@@ -167,9 +167,11 @@ def _steps_saved(found, subtitle):
     saved, without = steps_saved(found)
     title = "\n".join(filter(None, [
         f"Steps saved against {found.baseline}, 95 % intervals",
-        about_the_missing(without),
+        about_the_missing(saved, without),
     ]))
     figure, axes = _start(title, subtitle, "steps saved (%)", "")
+    if saved.empty:
+        return _say(figure, axes, "there is nothing to compare with")
     figure.set_figheight(1.1 + ROW * 1.1 * len(saved))
     places = np.arange(len(saved))[::-1]
     axes.errorbar(
@@ -187,11 +189,14 @@ def _steps_saved(found, subtitle):
 
 def _sweep(table, parameter, measure, subtitle):
     points = at_the_edge(sweep(table, parameter, measure))
+    symbols = "\n(star: best; cross: diverged or never there)"
     figure, axes = _start(
-        f"{MEASURES[measure].capitalize()} against {parameter}\n"
-        "(star: best; cross: diverged or never there)",
+        f"{MEASURES[measure].capitalize()} against {parameter}"
+        f"{'' if points.empty else symbols}",
         subtitle, parameter, MEASURES[measure],
     )
+    if points.empty:
+        return _say(figure, axes, NO_POINTS[measure])
     if logarithmic(table, parameter):
         axes.set_xscale("log")
     for index, (label, rows) in enumerate(points.groupby("label")):
@@ -250,15 +255,21 @@ def _start(title, subtitle, xlabel, ylabel):
     return figure, axes
 
 
+def _say(figure, axes, words):
+    """Empty axes that say why they are."""
+    axes.text(
+        0.5, 0.5, textwrap.fill(words, 40), ha="center", va="center",
+        transform=axes.transAxes,
+    )
+    axes.set(xticks=[], yticks=[])
+    return figure
+
+
 def _finish(figure, axes):
     """Add the legend below the axes, and the height that it takes."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
-        axes.text(
-            0.5, 0.5, "no run reached the target", ha="center", va="center",
-            transform=axes.transAxes,
-        )
-        return figure
+        return _say(figure, axes, "no run reached the target")
     # As many as fit: in this type, some 74 characters do, and a line with
     # its marker takes the place of six.
     columns = max(1, min(4, 74 // (max(map(len, labels)) + 6)))
