@@ -7,7 +7,7 @@ from benchmark_utils.results import traces
 from benchmark_utils.results.problems import (
     describe, problem_options, select
 )
-from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.savings import steps_saved, title_of
 from benchmark_utils.results.table import runs
 from benchmark_utils.results.verdict import verdict
 
@@ -50,13 +50,9 @@ class Plot(BasePlot):
     def get_metadata(self, df, problem):
         evaluations = select(df, problem)
         found = verdict(runs(evaluations))
-        title = [
-            f"Steps saved against {found.baseline}, 95 % intervals",
-            about_the_missing(*steps_saved(found)),
-            describe(evaluations, problem),
-        ]
+        title = title_of(found.baseline, *steps_saved(found))
         return {
-            "title": "\n".join(filter(None, title)),
+            "title": f"{title}\n{describe(evaluations, problem)}",
             "xlabel": "",
             "ylabel": f"steps saved against {found.baseline} (%)",
             "scale": "linear",

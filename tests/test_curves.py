@@ -8,7 +8,7 @@ from benchmark_utils.results.curves import (
     highest_loss, median_curves, seed_curves, share_reached, shows_target
 )
 from benchmark_utils.results.problems import problem_names
-from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.savings import steps_saved, title_of
 from benchmark_utils.results.sweeps import (
     at_the_edge, equal_times, sweep, swept_parameters
 )
@@ -120,6 +120,11 @@ def test_a_zoom_far_from_the_target_is_on_the_runs():
     assert highest == pytest.approx(4 + 0.05 * 1.5)
     assert not shows_target(far, near_target=True)
     assert shows_target(far)
+    # One that gets there decides, however many don't.
+    one = pd.concat([far, run_of([5.5, 3, 1.9], [0, 1, 2], 3)])
+    assert highest_loss(one, near_target=True) == pytest.approx(
+        2 + 0.05 * 3.5
+    )
     near = run_of([5, 3, 2.05], [0, 1, 2])
     assert shows_target(near, near_target=True)
 
@@ -160,8 +165,8 @@ def test_nothing_is_saved_against_a_baseline_that_never_got_there(
         case, without):
     saved, missing = steps_saved(verdict(runs(problem(CASES[case]))))
     assert saved.empty and missing == without
-    assert about_the_missing(saved, missing) == (
-        "no ratios: not every seed of Adam got there"
+    assert title_of("Adam", saved, missing) == (
+        "Steps saved against Adam: none, as not all its seeds got there"
     )
 
 

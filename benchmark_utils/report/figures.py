@@ -16,7 +16,7 @@ from benchmark_utils.results.curves import (
     shows_target
 )
 from benchmark_utils.results.problems import describe, outcome, problem_names
-from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.savings import steps_saved, title_of
 from benchmark_utils.results.sweeps import (
     MEASURES, NO_POINTS, at_the_edge, equal_times, logarithmic, sweep,
     swept_parameters
@@ -165,11 +165,10 @@ def _steps_to_target(table, styles, subtitle):
 
 def _steps_saved(found, subtitle):
     saved, without = steps_saved(found)
-    title = "\n".join(filter(None, [
-        f"Steps saved against {found.baseline}, 95 % intervals",
-        about_the_missing(saved, without),
-    ]))
-    figure, axes = _start(title, subtitle, "steps saved (%)", "")
+    figure, axes = _start(
+        title_of(found.baseline, saved, without), subtitle, "steps saved (%)",
+        "",
+    )
     if saved.empty:
         return _say(figure, axes, "there is nothing to compare with")
     figure.set_figheight(1.1 + ROW * 1.1 * len(saved))
@@ -228,7 +227,9 @@ def _speed(table, styles, subtitle):
         axes.plot(line["steps"], line["ms_per_step"], color="0.7", zorder=1)
         axes.annotate(
             f"{seconds:g} s", line[["steps", "ms_per_step"]].iloc[-1],
-            color=GREY, fontsize=6, ha="right", va="bottom",
+            color=GREY, fontsize=6, ha="right", va="bottom", bbox={
+                "facecolor": "white", "edgecolor": "none", "pad": 0.3,
+            },
         )
     for label, rows in table.groupby("label", sort=False):
         reached = rows[rows["reached"]]

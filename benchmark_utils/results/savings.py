@@ -50,14 +50,15 @@ def steps_saved(verdict):
     return pd.DataFrame(rows, columns=COLUMNS), without
 
 
-def about_the_missing(saved, without, at_most=3):
-    """A line that says which solvers have no ratio, and why; empty if all
-    have one. It names ``at_most`` of them."""
-    if not without:
-        return ""
+def title_of(baseline, saved, without):
+    """The picture's title: what it shows, and which solvers are not in it
+    because some seed never got there."""
+    title = f"Steps saved against {baseline}"
     if saved.empty:
-        return f"no ratios: not every seed of {without[0]} got there"
-    names = ", ".join(without[:at_most])
-    if len(without) > at_most:
-        names += f" and {len(without) - at_most} more"
-    return f"no ratio, some seed never got there: {names}"
+        return f"{title}: none, as not all its seeds got there"
+    if without:
+        names = ", ".join(without[:2])
+        if len(without) > 2:
+            names += f" and {len(without) - 2} more"
+        return f"{title}, 95 % intervals; no ratio: {names}"
+    return f"{title}, 95 % intervals"
