@@ -151,6 +151,15 @@ def test_one_seed_is_called_one_seed():
     assert ratio.value == pytest.approx(0.8) and math.isnan(ratio.low)
 
 
+def test_one_seed_that_never_gets_there_is_called_one_seed():
+    sentence, = verdict_of({"Adam": [None], "Muon": [None]}).sentences
+    assert sentence.startswith(
+        "Neither Muon nor Adam reaches 2.5 (0 of 1 seed each within 300 "
+        "steps): steps to it do not compare. With one seed there is no "
+        "verdict"
+    )
+
+
 def test_two_seeds_are_two_numbers():
     found = verdict_of({"Adam": [250, 260], "Muon": [200, None]})
     assert found.sentences == [

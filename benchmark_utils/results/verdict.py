@@ -83,17 +83,18 @@ def verdict(runs, baseline=None):
 
 def _about_steps(c, a, b):
     target = f"{a['target'].iloc[0]:.4g}"
+    few = {1: " With one seed", 2: " With two seeds"}.get(
+        min(c.n, c.n_baseline), ""
+    )
+    if few:
+        few += " there is no verdict: train three or more."
     if not (a["reached"].any() or b["reached"].any()):
         return (
             f"Neither {c.label} nor {c.baseline} reaches {target} "
-            f"({reached_by(a, b)}): steps to it do not compare."
+            f"({reached_by(a, b)}): steps to it do not compare.{few}"
         )
-    if min(c.n, c.n_baseline) < 3:
-        few = "one seed" if min(c.n, c.n_baseline) == 1 else "two seeds"
-        return (
-            f"{times_of(a)}; {times_of(b)}. With {few} there is no verdict: "
-            "train three or more."
-        )
+    if few:
+        return f"{times_of(a)}; {times_of(b)}.{few}"
     if not (a["reached"].all() and b["reached"].all()):
         return _censored(c, a, b, target)
     if math.isnan(c.p):
