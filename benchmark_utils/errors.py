@@ -4,7 +4,8 @@ An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
 somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
 that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else.
+the command ends, below everything else. The last line says how to have its
+results reported.
 """
 import atexit
 import contextlib
@@ -14,8 +15,10 @@ import multiprocessing
 import os
 import re
 import secrets
+import shlex
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -123,6 +126,8 @@ def open_notes():
     if multiprocessing.current_process().name == "MainProcess":
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        # What is registered last is called first.
+        atexit.register(name_the_report, time.time())
         atexit.register(print_notes)
 
 
@@ -140,6 +145,21 @@ def note(run, sentence):
         with open(os.environ[NOTES], "a") as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
+
+
+def name_the_report(since):
+    """Print the command that reports the newest results in ``outputs/``, if
+    they were written after ``since``, in seconds since 1970."""
+    files = list((ROOT / "outputs").glob("*.parquet"))
+    newest = max(files, key=os.path.getmtime, default=None)
+    if newest and newest.stat().st_mtime >= since:
+        here = Path.cwd()
+        if here in newest.parents:
+            newest = newest.relative_to(here)
+        print(
+            "\nThe verdict: python -m benchmark_utils.report "
+            f"{shlex.quote(str(newest))}", flush=True,
+        )
 
 
 def print_notes():

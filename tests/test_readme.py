@@ -66,7 +66,7 @@ def test_the_quick_start_ends_in_a_verdict(clone):
 
 SELECT = [
     "python -m benchmark_utils.select configs/smoke.yml AdamW solvers/lion.py "
-    "--output mine.yml",
+    "-o log=csv --output mine.yml",
     "benchopt run . --config mine.yml",
 ]
 
@@ -79,6 +79,7 @@ def test_solvers_of_a_configuration_keep_their_settings(clone):
     last = clone.results().groupby("p_solver_learning_rate").last()
     assert 0.01 in last.index and len(last) == 2
     assert (last.stop_val == 60).all()
+    assert list((clone.folder / "outputs").rglob("evaluations.csv"))
 
 
 FIGURES = "python -m benchmark_utils.report --figures figures --html"
@@ -91,8 +92,12 @@ CHOOSE = (
 
 
 def test_solvers_and_settings_are_chosen_on_the_command_line(clone):
-    clone.run(CHOOSE + " --no-display")
+    *_, empty, last = clone.run(CHOOSE + " --no-display").splitlines()
     frame = clone.results()
+    # The last line is the next command.
+    hint, command = last.split(": ")
+    assert (empty, hint) == ("", "The verdict")
+    assert "\nVerdict\n" in clone.run(command)
     runs = frame.groupby(["p_solver_learning_rate", "idx_rep"]).last()
     assert runs.index.tolist() == [
         (0.003, 0), (0.003, 1), (0.01, 0), (0.01, 1)
