@@ -11,21 +11,10 @@ import torch
 from benchmark_utils import resume
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
-from conftest import ROOT, read_plain
+from conftest import ROOT
+from killed_run import Runs, measured
 
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
-# All that a run measures, but for clocks and memory.
-MEASURED = [
-    "step", "stop_val", "tokens", "value", "train_loss", "learning_rate",
-    "target_reached", "steps_to_target", "tokens_to_target", "stop_reason",
-    "idx_rep",
-]
-
-
-def measured(frame):
-    """Of all rows, as lists that compare to the bit."""
-    frame = frame.sort_values(["idx_rep", "stop_val"])
-    return {name: frame[name].tolist() for name in MEASURED}
 
 
 class Interrupted(Exception):
@@ -250,38 +239,13 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
 
 # ------------------------------------------------------------- real signals
 
-class Killed:
-    """Runs of ``killed_run.py`` in processes of their own."""
-
-    def __init__(self, folder, solver="AdamW", repetitions=1):
-        self.solver, self.repetitions = solver, str(repetitions)
-        self.results = folder / "results.parquet"
-        self.environment = os.environ | {
-            "BENCHOPT_DATA_HOME": str(folder / "data"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        }
-
-    def start(self, *when):
-        return subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "killed_run.py", self.solver,
-             self.repetitions, self.results, *map(str, when)],
-            env=self.environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def run(self, *when):
-        process = self.start(*when)
-        output, _ = process.communicate(timeout=300)
-        return process.returncode, output
-
-
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
-    """Rows of a run of Adam that is never killed."""
-    whole = Killed(tmp_path_factory.mktemp("unbroken"))
-    code, output = whole.run()
+    """Rows of a run of AdamW that is never killed."""
+    runs = Runs(tmp_path_factory.mktemp("unbroken"))
+    code, output = runs.run()
     assert code == 0, output
-    return measured(read_plain(whole.results))
+    return runs.rows()
 
 
 @pytest.mark.slow
@@ -295,32 +259,30 @@ def unbroken(tmp_path_factory):
     [("step", 11), ("step", 5), ("step", 5)],
 ], ids=["step", "evaluation", "writing", "twice"])
 def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
-    killed = Killed(tmp_path)
+    runs = Runs(tmp_path)
     for when in moments:
-        code, output = killed.run(*when)
+        code, output = runs.run(*when)
         assert code == -signal.SIGKILL, output
-        assert not killed.results.exists()
-    code, output = killed.run()
+        assert not runs.results.exists()
+    code, output = runs.run()
     assert code == 0 and "Continues from step" in output, output
-    frame = read_plain(killed.results)
-    assert measured(frame) == unbroken
-    assert not list((tmp_path / "data" / "checkpoints").glob("*"))
+    assert runs.rows() == unbroken
+    assert not runs.left()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
-    killed = Killed(tmp_path)
+    runs = Runs(tmp_path)
     # In the eleventh step; the last checkpoint by itself is of step 9.
-    code, output = killed.run("step", 14, name)
+    code, output = runs.run("step", 14, name)
     assert code == 1, output
     assert f"{name}: writes a checkpoint after this step" in output
     assert f"Ended by {name} at step 11." in output
     assert "The same command goes on from there" in output
-    code, output = killed.run()
+    code, output = runs.run()
     assert code == 0 and "Continues from step 11" in output, output
-    frame = read_plain(killed.results)
-    assert measured(frame) == unbroken
+    assert runs.rows() == unbroken
 
 
 @pytest.mark.slow
@@ -329,32 +291,42 @@ def test_a_slurm_job_that_is_signalled_is_queued_again(tmp_path, unbroken):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
     scontrol.chmod(0o755)
-    killed = Killed(tmp_path)
-    environment = killed.environment
-    killed.environment = environment | {
-        "SLURM_JOB_ID": "123",
-        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
-    }
-    code, output = killed.run("step", 14, "SIGUSR2")
+    job = Runs(
+        tmp_path, SLURM_JOB_ID="123",
+        PATH=os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+    )
+    code, output = job.run("step", 14, "SIGUSR2")
     assert code == 1 and "Ended by SIGUSR2 at step 11." in output, output
     assert (tmp_path / "asked").read_text() == "requeue 123\n"
-    assert not killed.results.exists()
-    killed.environment = environment
-    code, output = killed.run()
+    assert not job.results.exists()
+    again = Runs(tmp_path)
+    code, output = again.run()
     assert code == 0 and "Continues from step 11" in output, output
-    assert measured(read_plain(killed.results)) == unbroken
+    assert again.rows() == unbroken
 
 
 @pytest.mark.slow
 def test_two_processes_of_the_same_command_do_not_harm_each_other(
         tmp_path, unbroken):
-    folders = [Killed(tmp_path), Killed(tmp_path)]
-    for i, one in enumerate(folders):
-        one.results = tmp_path / f"{i}.parquet"
-    processes = [one.start() for one in folders]
-    for one, process in zip(folders, processes):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    both = [Runs(tmp_path), Runs(tmp_path)]
+    for i, runs in enumerate(both):
+        runs.results = tmp_path / f"{i}.parquet"
+    processes = [runs.start() for runs in both]
+    for runs, process in zip(both, processes):
+        code, output = runs.wait(process)
+        assert code == 0, output
         assert "Traceback" not in output and "damaged" not in output
-        frame = read_plain(one.results)
-        assert measured(frame) == unbroken
+        assert runs.rows() == unbroken
+
+
+@pytest.mark.slow
+def test_the_command_that_kills_at_random_sees_nothing_lost():
+    process = subprocess.run(
+        [sys.executable, "tests/kill_at_random.py", "SOAP", "--kills", "3",
+         "--num-steps", "30"],
+        cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("SOAP: 3 kills (")
+    assert "rows equal; 0 files left" in process.stdout
