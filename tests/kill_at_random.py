@@ -3,11 +3,11 @@
     PYTHONPATH=. python tests/kill_at_random.py AdamW SOAP --kills 20
 
 A run of each solver is killed so many times: in steps, evaluations and the
-writing of checkpoints, often twice between the same two checkpoints; three
-times out of four by SIGKILL, otherwise by SIGTERM. Then it may come to its
-end, and has to give the rows of a run that was never killed, to the bit, and
-to leave no file behind. A line per solver says what was seen; the exit code
-is 1 if anything was lost.
+writing of checkpoints, often before it has written a new one; three times out
+of four by SIGKILL, otherwise by SIGTERM. Then it may come to its end, and has
+to give the rows of a run that was never killed, to the bit, and to leave no
+file behind. A line per solver says what was seen; the exit code is 1 if
+anything was lost.
 """
 import argparse
 import random
@@ -39,23 +39,25 @@ def kill_at_random(solver, kills, num_steps, seed, folder):
     """
     # Not above: each process runs the lines there once more.
     from killed_run import Runs
-    draw = random.Random(seed)
+    draw = random.Random(f"{solver} {seed}")
     whole = Runs(folder / "whole", solver, num_steps)
     broken = Runs(folder / "broken", solver, num_steps)
     code, output = whole.run()
     if code:
         raise RuntimeError(output)
-    hits, too_late = [], 0
+    hits, too_late, again, newest = [], 0, 0, None
     while len(hits) < kills:
         moment = draw.choice(["step", "step", "evaluation", "writing"])
         number = "SIGKILL" if draw.random() < 0.75 else "SIGTERM"
         code, output = broken.run(moment, draw.randint(*DRAWN[moment]), number)
         if code == 0:
             # It had come to its end before, and the next one starts anew.
-            too_late += 1
+            too_late, newest = too_late + 1, None
             broken.results.unlink()
         elif code == (1 if number == "SIGTERM" else -signal.SIGKILL):
             hits.append(f"{moment} {number}")
+            again += newest == broken.newest()
+            newest = broken.newest()
         else:
             raise RuntimeError(f"It ended with code {code}.\n{output}")
     code, output = broken.run()
@@ -64,8 +66,9 @@ def kill_at_random(solver, kills, num_steps, seed, folder):
     is_equal, left = broken.rows() == whole.rows(), broken.left()
     where = ", ".join(f"{hits.count(hit)} {hit}" for hit in sorted(set(hits)))
     return (
-        f"{solver}: {len(hits)} kills ({where}), {too_late} came too late; "
-        f"resumed {broken.times_resumed()} times since; rows "
+        f"{solver}: {len(hits)} kills ({where}; {again} of them before a new "
+        f"checkpoint), {too_late} came too late; the last run resumed "
+        f"{broken.times_resumed()} times; rows "
         f"{'equal' if is_equal else 'DIFFER'}; {len(left)} files left"
     ), is_equal and not left
 

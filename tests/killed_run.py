@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+from unittest import mock
 
 import torch
 import torch._dynamo  # noqa: F401
@@ -78,7 +79,12 @@ class Runs:
             self._output.name, self.environment, self.solver, self.num_steps,
             str(self.results), *when,
         ))
-        process.start()
+        # What these processes are copies of is one of its own, and knows only
+        # the environment.
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(
+            [str(ROOT), str(ROOT / "tests")]
+        )):
+            process.start()
         return process
 
     def wait(self, process, seconds=300):
@@ -99,6 +105,11 @@ class Runs:
 
     def times_resumed(self):
         return int(read_plain(self.results).times_resumed.max())
+
+    def newest(self):
+        """Name of the newest checkpoint, None if there is none."""
+        return max((path.name for path in self.left()
+                    if path.name.startswith(checkpoints.PREFIX)), default=None)
 
     def left(self):
         """Paths of what the runs have left of their checkpoints."""

@@ -11,7 +11,7 @@ import torch
 from benchmark_utils import resume
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
-from conftest import ROOT
+from conftest import ROOT, tiny_runs
 from killed_run import Runs, measured
 
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
@@ -46,6 +46,12 @@ def folder(tmp_path, monkeypatch):
 
 
 EVERY_3 = {"checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What is measured of a run that nothing interrupts."""
+    return measured(tiny_runs(tmp_path_factory.mktemp("whole"))())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_repetitions_and_other_settings_have_their_own(
     )
 
 
-def test_it_can_be_switched_off(run, interrupt, folder, capsys):
+def test_it_can_be_switched_off(run, whole, interrupt, folder, capsys):
     interrupt(8)
     with pytest.raises(RuntimeError):
         run(objective={"checkpoint_every": 0})
@@ -101,7 +107,7 @@ def test_it_can_be_switched_off(run, interrupt, folder, capsys):
     interrupt(None)
     fresh = run(objective=EVERY_3 | {"resume": False})
     assert "Continues" not in capsys.readouterr().out
-    assert measured(fresh) == measured(run())
+    assert measured(fresh) == whole
 
 
 def test_short_runs_write_none_by_themselves(run, folder, monkeypatch):
@@ -147,7 +153,7 @@ def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
     "tensors.safetensors", "state.json", "SHA256SUMS"
 ])
 def test_a_damaged_one_is_refused_and_the_one_before_taken(
-        run, interrupt, folder, capsys, damage, name):
+        run, whole, interrupt, folder, capsys, damage, name):
     interrupt(8)
     with pytest.raises(RuntimeError):
         run(objective=EVERY_3)
@@ -164,7 +170,7 @@ def test_a_damaged_one_is_refused_and_the_one_before_taken(
     output = capsys.readouterr().out
     assert f"WARNING: {path.parent}" in output and "not used" in output
     assert "Continues from step 3" in output
-    assert measured(resumed) == measured(run())
+    assert measured(resumed) == whole
 
 
 def test_one_of_other_code_is_refused_and_left_alone(
@@ -207,16 +213,16 @@ def test_the_key_has_all_that_results_depend_on(
 
 
 def test_a_folder_that_can_not_be_written_costs_a_warning(
-        run, folder, capsys, monkeypatch):
+        run, whole, folder, capsys, monkeypatch):
     folder.touch()
     frame = run(objective=EVERY_3)
     assert "no checkpoint at step 3" in capsys.readouterr().out
-    assert measured(frame) == measured(run())
+    assert measured(frame) == whole
 
 
 @pytest.mark.parametrize("mebibytes", [0.1, 0.7])
 def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
-        run, folder, capsys, monkeypatch, tmp_path, mebibytes):
+        run, whole, folder, capsys, monkeypatch, tmp_path, mebibytes):
     """A real one: without room for one checkpoint, or for a second."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -234,7 +240,7 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
         assert not list(disk.rglob("*"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    assert measured(frame) == measured(run())
+    assert measured(frame) == whole
 
 
 # ------------------------------------------------------------- real signals
