@@ -144,8 +144,11 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
         # its activations is on the clock, nor what is queued on the device.
-        self.trainer.accumulate_gradients(*self._first_micro_batch())
+        loss = self.trainer.accumulate_gradients(*self._first_batch())
         self.trainer.optimizer.zero_grad(set_to_none=True)
+        # Computed as each step computes it: a forward pass without gradients
+        # would be one more graph to compile.
+        self._train_loss = self.world.mean(loss.item())
         synchronize(self.machine.device)
         self._resumable = Resumable(
             self, callback, self._options.checkpoint_every,
@@ -181,8 +184,6 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         train_loss = trainer.pop_train_loss()
         if train_loss is not None:
             self._train_loss = train_loss
-        elif trainer.step == 0:
-            self._train_loss = trainer.batch_loss(*self._first_batch())
         memory = peak_memory(self.machine.device)
         return dict(
             evaluated=trainer.evaluated,
