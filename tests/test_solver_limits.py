@@ -253,31 +253,6 @@ def test_schedule_free_evaluates_the_average(toy):
     assert distance(evaluated, trained) > 1e-3
 
 
-def test_adopt_by_name_differs_from_its_paper_as_documented(toy):
-    """It clips at the fourth root of the step's number, the first gradient
-    counted, and decays the weights at the first gradient."""
-    adopt = toy("pytorch-optimizer", optimizer="adopt", weight_decay=0.1,
-                options={"betas": (0.9, 0.99)}).run(6)
-    expected = []
-    for role, w, gradients in zip(
-        [role for role in SHAPES for _ in SHAPES[role]], adopt.initial,
-        zip(*(adopt.gradients(t) for t in range(6))),
-    ):
-        decay = 0.0 if role == "gains_and_biases" else 0.1
-        v, m = gradients[0] ** 2, torch.zeros_like(w)
-        w = w * (1 - 0.01 * FACTORS[0] * decay)
-        for t in range(1, 6):
-            # The paper's limit is t ** 0.25.
-            limit = (t + 1) ** 0.25
-            step = gradients[t] / v.sqrt().clamp(min=1e-6)
-            m = 0.9 * m + 0.1 * step.clamp(-limit, limit)
-            w = w - 0.01 * FACTORS[t] * (m + decay * w)
-            v = 0.99 * v + 0.01 * gradients[t] ** 2
-        expected.append(w)
-    moved = distance(adopt.weights(), adopt.initial)
-    assert distance(adopt.weights(), expected) < 1e-7 * moved
-
-
 @pytest.mark.parametrize("parameters, message", [
     (dict(optimizer="adann"), "Close to it: .*adan"),
     (dict(optimizer="adan", options={"beta": 0.9}), "no option beta.*betas"),
