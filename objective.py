@@ -16,12 +16,13 @@ from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader, validation_loader
 from benchmark_utils.device import Machine, device_name, dtype_name
-from benchmark_utils.errors import readable
+from benchmark_utils.errors import noted, readable
 from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )
 from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.places import check_launcher, choose_world
+from benchmark_utils.problem import Problem, RunOptions
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate
 from benchmark_utils.training.memory import keep_freed_memory
@@ -182,7 +183,7 @@ class Objective(CheckedParameters, BaseObjective):
         )
         self._bytes_per_token = bytes_per_token
 
-    @readable
+    @noted
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""
@@ -195,7 +196,8 @@ class Objective(CheckedParameters, BaseObjective):
         # So that a folder that can't be made is found out before training.
         self._output(self.save_weights, WEIGHTS)
         self._val_loader.shards.check_token_ids(1)
-        return dict(
+        return dict(problem=Problem(
+            model=self.model,
             # A fresh model for each run: what one run trains, no other sees.
             make_model=functools.partial(
                 self._make_model, self.get_seed(use_repetition=True)
@@ -203,18 +205,16 @@ class Objective(CheckedParameters, BaseObjective):
             train_loader=self._train_loader.for_rank(
                 self._world.rank, self._world.size
             ),
-            eval_every=self.eval_every,
             val_tokens=self.val_tokens,
-            micro_batch_size=self.micro_batch_size,
-            compile=self.compile,
-            machine=self._machine,
+            machine=self._machine, world=self._world,
             description=f"{self._machine.describe()}, {self._world.size} "
             f"rank(s) ({reason}), {self._num_threads} threads ({threads})",
-            checkpoint_every=self.checkpoint_every,
-            resume=self.resume,
+        ), options=RunOptions(
+            eval_every=self.eval_every,
+            micro_batch_size=self.micro_batch_size, compile=self.compile,
+            checkpoint_every=self.checkpoint_every, resume=self.resume,
             log_path=self._output(self.log, "evaluations.csv"),
-            world=self._world,
-        )
+        ))
 
     def _make_model(self, seed):
         model = make_model(
@@ -288,7 +288,7 @@ class Objective(CheckedParameters, BaseObjective):
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""
-        model = self.get_objective()["make_model"]()
+        model = self.get_objective()["problem"].make_model()
         return dict(
             evaluated=lambda: contextlib.nullcontext(model),
             report=dict(step=0, num_steps=1, train_loss=0.0),

@@ -112,6 +112,12 @@ class CheckedParameters:
         return values
 
     @classmethod
+    def spread(cls, chosen):
+        """A command's choice of values, a grid, as what the component's own
+        grid is updated with."""
+        return chosen
+
+    @classmethod
     def check_together(cls, values):
         """Raise ``ValueError`` for parameters, each in its type, that don't
         fit each other."""
@@ -141,6 +147,6 @@ class Grid(dict):
 
     @readable
     def update(self, chosen):
-        super().update(chosen)
+        super().update(self.component.spread(chosen))
         for values in combinations(self):
             self.component.check_parameters(values)

@@ -65,6 +65,20 @@ def text(value):
     return value
 
 
+def device(value):
+    if not isinstance(value, str) or not re.fullmatch(
+        r"auto|cpu|(cuda|mps)(:\d+)?", value
+    ):
+        raise ValueError
+    return value
+
+
+def three_numbers(value):
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ValueError
+    return tuple(map(number, value))
+
+
 def steps_or_minutes(value):
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?min", value):
         return value
@@ -77,6 +91,8 @@ TITLES = {
     steps_or_minutes: "a number of steps, minutes such as '5min'",
     real: "a number", number: "a number", whole: "a whole number",
     yes_no: "True or False", text: "a text",
+    three_numbers: "three numbers, as in (2,-1.5,0.5)",
+    device: "auto, cpu, mps or cuda (cuda:1 is the second of several)",
 }
 
 
@@ -95,8 +111,6 @@ class Rule:
         Bounds that are not.
     words : tuple of str
         What is allowed besides.
-    pattern : str
-        A regular expression that a text must match as a whole.
     hint : str
         What to tell who wrote something else.
     """
@@ -107,7 +121,6 @@ class Rule:
     above: float = -math.inf
     below: float = math.inf
     words: tuple = ()
-    pattern: str = ".*"
     hint: str = ""
 
     def convert(self, value):
@@ -117,14 +130,10 @@ class Rule:
         if self.kind is None:
             raise ValueError
         value = self.kind(value)
-        if isinstance(value, str):
-            allowed = re.fullmatch(self.pattern, value)
-        else:
-            allowed = (
-                self.low <= value <= self.high
-                and self.above < value < self.below
-            )
-        if not allowed:
+        if not isinstance(value, (str, tuple)) and not (
+            self.low <= value <= self.high
+            and self.above < value < self.below
+        ):
             raise ValueError
         return value
 
@@ -140,7 +149,10 @@ class Rule:
             kind += f", at least {self.low:g}"
         if self.words:
             names = ", ".join(map(repr, self.words))
-            kind += f", or {names}" if kind else f"one of {names}"
+            if kind:
+                kind += f", or {names}"
+            else:
+                kind = names if len(self.words) == 1 else f"one of {names}"
         return kind + self.hint
 
 
@@ -181,10 +193,7 @@ RULES = {
     "resume": Rule(yes_no), "save_weights": Rule(yes_no),
     "initial_weights": Rule(text, hint=": a safetensors file"),
     "log": Rule(words=("csv",)),
-    "device": Rule(
-        text, pattern=r"auto|cpu|cuda(:\d+)?|mps(:\d+)?",
-        hint=": auto, cpu, mps, cuda or, one of several, cuda:1",
-    ),
+    "device": Rule(device),
     "dtype": Rule(words=("auto", "float32", "bfloat16")),
     "repeat": Rule(yes_no),
     "corpus": Rule(words=("fineweb", "fineweb-edu")),
@@ -203,7 +212,8 @@ RULES = {
     "schedule": Rule(words=SCHEDULES),
     "cooldown": Rule(number, low=0, high=1, hint=", a share of the horizon"),
     "max_grad_norm": Rule(number, low=0, hint=" (0 is off)"),
-    "ns_steps": COUNT,
+    "ns_steps": COUNT, "ns_coefficients": Rule(three_numbers),
+    "adjust_lr": Rule(words=("original", "match_rms_adamw")),
 }
 # What solvers take, also with a prefix, as in aux_learning_rate.
 PATTERNS = {
@@ -263,7 +273,17 @@ def convert(name, value, defaults):
     try:
         return rule.convert(value)
     except (ValueError, OverflowError):
-        none = ", or None" if None in defaults else ""
-        raise ValueError(
-            f"{name}={value!r} must be {rule}{none}."
-        ) from None
+        allowed = str(rule)
+        if is_infinite(value):
+            allowed = allowed.replace("a number", "a finite number", 1)
+        if None in defaults:
+            allowed += ", or None" if rule.kind else " or None"
+        raise ValueError(f"{name}={value!r} must be {allowed}.") from None
+
+
+def is_infinite(value):
+    """Whether it is, or says, a number that is not finite."""
+    try:
+        return not math.isfinite(float(value))
+    except (ValueError, TypeError, OverflowError):
+        return False

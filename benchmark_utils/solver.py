@@ -12,11 +12,11 @@ from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.device import synchronize
 from benchmark_utils.errors import noted
 from benchmark_utils.followers import together
-from benchmark_utils.optimizers.combined import with_adamw
 from benchmark_utils.optimizers.groups import describe_groups
 from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.progress import Progress, say_once
 from benchmark_utils.resume import Resumable
+from benchmark_utils.settings import PublishedSettings
 from benchmark_utils.training.compilation import choose_compile, compile_model
 from benchmark_utils.training.memory import (
     choose_micro_batch, max_micro_batch, peak_memory, release_memory
@@ -36,7 +36,7 @@ from benchmark_utils.training.trainer import Trainer, seed_generators
 _holder = None
 
 
-class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
+class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
@@ -84,71 +84,42 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         """
         raise TypeError(f"{self.name} must define get_optimizer.")
 
-    def with_adamw(self, optimizer, roles):
-        """Add AdamW, with the solver's ``aux_`` parameters, for all that an
-        optimizer of the hidden matrices leaves."""
-        return with_adamw(
-            optimizer, roles, learning_rate=self.aux_learning_rate,
-            betas=(self.aux_beta1, self.aux_beta2),
-            weight_decay=self.aux_weight_decay,
-        )
-
     @noted
-    def set_objective(self, make_model, train_loader, eval_every, val_tokens,
-                      micro_batch_size, compile, machine, description="",
-                      checkpoint_every=0, resume=False, log_path=None,
-                      world=ALONE):
+    def set_objective(self, problem, options):
         """Take the problem, and check everything that can be wrong with it.
 
         Parameters
         ----------
-        make_model : function without arguments, returns a fresh model on the
-            device
-        train_loader : BatchLoader
-        eval_every : int or "auto", in steps
-        val_tokens : int
-        micro_batch_size : int or "auto", in rows
-        compile : bool or "auto"
-        machine : Machine, device and precision
-        description : str, of what computes, and why
-        checkpoint_every : int, "auto" or str
-        resume : bool
-            See ``benchmark_utils.resume.Resumable``.
-        log_path : Path or None
-            See ``benchmark_utils.progress.Progress``.
-        world : World
-            The ranks that share the training: not connected yet.
+        problem : Problem
+        options : RunOptions
 
         Raises
         ------
         ValueError
             Naming the parameter, before anything is computed.
         """
-        rows = train_loader.rank_batch_size
-        choose_micro_batch(rows, rows, micro_batch_size)
+        self.take_settings(problem.model)
+        loader = self._loader = problem.train_loader
+        rows = loader.rank_batch_size
+        choose_micro_batch(rows, rows, options.micro_batch_size)
         # A forward pass is a third of a training step's work.
-        evaluation_cost = val_tokens / 3 / train_loader.tokens_per_step
+        cost = problem.val_tokens / 3 / loader.tokens_per_step
         eval_every = choose_eval_every(
-            eval_every, self.num_steps, evaluation_cost
+            options.eval_every, self.num_steps, cost
         )
         # Reads the shards.
-        train_loader.check_horizon(self.num_steps)
-        self._make_model = make_model
-        self._loader = train_loader
-        self._micro_batch_option = micro_batch_size
-        self._compile_option = compile
-        self.machine, self.world = machine, world
-        self._checkpoint_every, self._resume = checkpoint_every, resume
-        self._log_path = log_path
+        loader.check_horizon(self.num_steps)
+        self._make_model, self._options = problem.make_model, options
+        self.machine, self.world = problem.machine, problem.world
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
-        say_once(description)
-        share = evaluation_share(self.num_steps, eval_every, evaluation_cost)
+        say_once(problem.description)
+        share = evaluation_share(self.num_steps, eval_every, cost)
         say_once(
             f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "
-            f"{val_tokens} tokens, every {eval_every} steps and finer at the "
-            f"end: about {share:.0%} of the time is evaluation (val_tokens "
-            "and eval_every decide)"
+            f"{problem.val_tokens} tokens, every {eval_every} steps and finer "
+            f"at the end: about {share:.0%} of the time is evaluation "
+            "(val_tokens and eval_every decide)"
         )
 
     def get_next(self, stop_val):
@@ -175,7 +146,8 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         self.trainer.optimizer.zero_grad(set_to_none=True)
         synchronize(self.machine.device)
         self._resumable = Resumable(
-            self, callback, self._checkpoint_every, self._resume
+            self, callback, self._options.checkpoint_every,
+            self._options.resume,
         )
 
     @noted
@@ -185,7 +157,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
-            Progress(self, self._log_path) as self.progress,
+            Progress(self, self._options.log_path) as self.progress,
         ):
             while True:
                 self._resumable.before_callback()
@@ -226,6 +198,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
                 compiled=int(self._compiled),
                 peak_memory_mib=self.world.maximum(memory) / 2**20,
                 times_resumed=self._resumable.times_resumed,
+                **self.describe_settings(),
             ),
         )
 
@@ -248,7 +221,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
         micro_batch_size = self.world.minimum(choose_micro_batch(
             self._loader.rank_batch_size,
             max_micro_batch(length, device, model.activation_bytes()),
-            self._micro_batch_option,
+            self._options.micro_batch_size,
         ))
         self.trainer = Trainer(
             model, optimizer, self._loader,
@@ -288,7 +261,7 @@ class TrainingSolver(CheckedParameters, Keyed, BaseSolver):
             self.num_steps * self._loader.tokens_per_step
         )
         compiled, reason = choose_compile(
-            self._compile_option, self.machine.device, flops
+            self._options.compile, self.machine.device, flops
         )
         self._compiled = self.world.agree(compiled)
         say_once(f"{'Compiled' if compiled else 'Eager'}: {reason}")

@@ -1,10 +1,18 @@
 """AdamW's former name, for command lines and configurations that have it."""
 from benchopt.benchmark import get_running_benchmark
 
-from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.matrix_solver import MatrixSolver
 
 
-class Solver(TrainingSolver):
+def adamw():
+    """The solver's class."""
+    found, = get_running_benchmark().check_solver_patterns(
+        ["AdamW"], class_only=True
+    )
+    return found
+
+
+class Solver(MatrixSolver):
     """The solver AdamW, under which name it runs and is reported.
 
     Where all solvers run, AdamW runs anyway, and this one is skipped.
@@ -23,6 +31,10 @@ class Solver(TrainingSolver):
         "beta2": [0.95],
         "eps": [1e-8],
         "weight_decay": [0.1],
+        "aux_learning_rate": [None],
+        "aux_beta1": [None],
+        "aux_beta2": [None],
+        "aux_weight_decay": [None],
         "num_steps, warmup_steps": [(19485, 700)],
         "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
@@ -36,10 +48,15 @@ class Solver(TrainingSolver):
     def get_instance(cls, selected=True, **parameters):
         if selected == "all":
             return super().get_instance(selected=selected, **parameters)
-        adamw, = get_running_benchmark().check_solver_patterns(
-            ["AdamW"], class_only=True
-        )
-        return adamw.get_instance(**parameters)
+        return adamw().get_instance(**parameters)
+
+    @classmethod
+    def spread(cls, chosen):
+        return adamw().spread(chosen)
+
+    @classmethod
+    def check_parameters(cls, values):
+        return adamw().check_parameters(values)
 
     def skip(self, **objective):
         return True, "the former name of AdamW, which runs"

@@ -5,11 +5,11 @@ Hyperball Optimization" (2025).
 """
 import torch
 
+from benchmark_utils.matrix_solver import MatrixSolver
 from benchmark_utils.optimizers.hyperball import Hyperball
-from benchmark_utils.solver import TrainingSolver
 
 
-class Solver(TrainingSolver):
+class Solver(MatrixSolver):
     """MuonH; the hidden matrices keep their initial norm."""
 
     name = "MuonH"

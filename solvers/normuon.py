@@ -4,10 +4,10 @@ Li et al., "NorMuon: Making Muon more efficient and scalable" (2025).
 """
 from pytorch_optimizer import NorMuon
 
-from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.matrix_solver import MatrixSolver
 
 
-class Solver(TrainingSolver):
+class Solver(MatrixSolver):
     """NorMuon, and AdamW for the rest."""
 
     name = "NorMuon"
@@ -34,6 +34,20 @@ class Solver(TrainingSolver):
         "num_steps, warmup_steps": [(6200, 0)],
         "schedule, cooldown": [("linear", 0.7)],
         "max_grad_norm": [0.0],
+    }
+
+    # It took 3,250 of these steps, and normalises wide matrices by columns.
+    published = {
+        "modern": dict(
+            source="modded-nanogpt, track 3, entry 10 (n=20)",
+            learning_rate=0.035, momentum=0.95, beta2=0.95,
+            weight_decay=0.025, ns_steps=12, embedding_learning_rate=0.3,
+            head_learning_rate=1 / 320, gain_learning_rate=0.01,
+            aux_learning_rate=0.01, aux_beta1=0.8, aux_beta2=0.95,
+            aux_eps=1e-10, aux_weight_decay=0.0,
+            num_steps=3300, warmup_steps=0,
+            schedule="linear", cooldown=0.7, max_grad_norm=0.0,
+        ),
     }
 
     def get_optimizer(self, roles):

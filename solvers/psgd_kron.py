@@ -9,10 +9,10 @@ and Pooladzandi's Kron (2024).
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
-from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.matrix_solver import MatrixSolver
 
 
-class Solver(TrainingSolver):
+class Solver(MatrixSolver):
     """PSGD-Kron, and AdamW for all but the hidden matrices."""
 
     name = "PSGD-Kron"

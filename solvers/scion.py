@@ -34,6 +34,19 @@ class Solver(TrainingSolver):
         "max_grad_norm": [0.0],
     }
 
+    # Queries, keys and values are matrices of their own there, as here with
+    # fused_qkv=False. That model has no gains and biases.
+    published = {
+        "rotary": dict(
+            source="github.com/tomMoral/benchmark_nanogpt, commit 1bb919b, "
+            "bench_configs/nanogpt_8gpu.yaml (n=1)",
+            learning_rate=3.6e-4, momentum=0.1, hidden_radius=50.0,
+            embedding_radius=3000.0, vector_radius=1.0,
+            num_steps=5700, warmup_steps=0,
+            schedule="linear", cooldown=0.5, max_grad_norm=0.0,
+        ),
+    }
+
     def get_optimizer(self, roles):
         def group(parameters, norm, radius, constraint=True):
             return {"params": parameters, "norm_type": norm,

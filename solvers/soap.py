@@ -5,10 +5,10 @@ first gradient only sets the basis; the weights don't move.
 """
 from pytorch_optimizer import SOAP
 
-from benchmark_utils.solver import TrainingSolver
+from benchmark_utils.matrix_solver import MatrixSolver
 
 
-class Solver(TrainingSolver):
+class Solver(MatrixSolver):
     """SOAP, and AdamW for all but the hidden matrices."""
 
     name = "SOAP"
@@ -32,6 +32,19 @@ class Solver(TrainingSolver):
         "num_steps, warmup_steps": [(6000, 250)],
         "schedule, cooldown": [("linear", 0.3)],
         "max_grad_norm": [0.0],
+    }
+
+    # The run's queries, keys and values are matrices of their own, as here
+    # with fused_qkv=False.
+    published = {
+        "rotary": dict(
+            source="modded-nanogpt, track 1, 2024-10-09_SOAP (n=1)",
+            learning_rate=1.8e-3, beta1=0.95, beta2=0.95,
+            precondition_frequency=10, weight_decay=0.0,
+            aux_learning_rate=3.6e-3, aux_beta1=0.9, aux_beta2=0.95,
+            aux_weight_decay=0.0, num_steps=6000, warmup_steps=250,
+            schedule="linear", cooldown=0.3, max_grad_norm=0.0,
+        ),
     }
 
     def get_optimizer(self, roles):

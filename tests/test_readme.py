@@ -27,15 +27,15 @@ def clone(tmp_path):
 
 def test_the_commands_are_those_tested_here():
     assert list(commands()) == [
-        QUICKSTART, REPORT, "pytest", CHOOSE, PREPARE, SPEEDRUN, COLLECT,
-        *SELECT, ADD, TEXT, PREPARE_SOME, FIGURES,
+        QUICKSTART, REPORT, "pytest -n auto", CHOOSE, PREPARE, SPEEDRUN,
+        COLLECT, *SELECT, ADD, TEXT, PREPARE_SOME, FIGURES,
     ]
 
 
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(
         block for block in code_blocks(PAGE, "bash")
-        if block.endswith("pytest")
+        if block.endswith("pytest -n auto")
     )
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(command)
 

@@ -20,11 +20,12 @@ BELOW = {
     "select": set(),
     "threads": set(),
     "parameters": {"data", "models", "training"},
+    "problem": {"data", "training", "device"},
 }
 # On the top floor everything below can be used, and benchopt.
 TOP = {
     "solver", "stopping", "cache_key", "resume", "progress", "checked",
-    "followers", "places",
+    "followers", "places", "settings", "matrix_solver",
 }
 # Without torch: results can be read where nothing is trained.
 LIGHT = {"results", "report", "errors"}

@@ -43,6 +43,13 @@ AT_WORK = {
     "weight_decay": 0.1, "aux_weight_decay": 0.05,
     "precondition_frequency": 2, "update_probability": 0.5,
 }
+# Values of what is None by default, all of them others than the default's.
+OWN_OF_A_ROLE = {
+    "aux_learning_rate": 2e-3, "aux_beta1": 0.8, "aux_beta2": 0.9,
+    "aux_eps": 0.1, "aux_weight_decay": 0.07,
+    "embedding_learning_rate": 3e-3, "head_learning_rate": 4e-3,
+    "gain_learning_rate": 5e-3, "gain_weight_decay": 0.03,
+}
 # The RMS of gradients: of the tests, and of GPT-2's parameters from the
 # smallest to the largest. Epsilons matter at some of them.
 SIZES = [1.0, 3e-3, 3e-5, 3e-7]
@@ -101,7 +108,7 @@ def make(solver_class):
 def own_parameters(solver_class):
     return [
         name for name in parameter_names(solver_class)
-        if name not in LOOP_PARAMETERS
+        if name not in LOOP_PARAMETERS | {"settings"}
     ]
 
 
@@ -145,6 +152,27 @@ def test_every_parameter_of_the_model_is_optimized_once(make):
 ], ids=lambda value: str(value))
 def test_first_steps_equal_the_paper(
         make, solver_class, solver_file, role, index, size, request):
+    check_first_steps(
+        make(), solver_class, solver_file, role, index, size, request
+    )
+
+
+@pytest.mark.parametrize("role", list(SHAPES))
+def test_a_role_with_settings_of_its_own_follows_them(
+        make, solver_class, solver_file, role, request):
+    own = {
+        name: value for name, value in OWN_OF_A_ROLE.items()
+        if name in parameter_names(solver_class)
+    }
+    if "head_learning_rate" not in own:
+        pytest.skip("its parameters are the same for all roles")
+    check_first_steps(
+        make(**own), solver_class, solver_file, role, 0, 1.0, request
+    )
+
+
+def check_first_steps(
+        solver, solver_class, solver_file, role, index, size, request):
     reference = stated("reference", REFERENCES, solver_class, solver_file)
     if reference is None and request.config.getoption("solver"):
         pytest.skip("the file has no function `reference`")
@@ -155,7 +183,6 @@ def test_first_steps_equal_the_paper(
         else [(4, 4)] if other == "hidden_matrices" else SHAPES[other]
         for other in SHAPES
     }
-    solver = make()
     toy = Toy(solver, shapes, scale=size)
     parameter, = toy.roles[role]
     place = [p is parameter for p in toy.parameters].index(True)
@@ -198,6 +225,8 @@ def test_every_hyper_parameter_matters(make, solver_class, solver_file):
         value = getattr(make(), name)
         if name in special:
             others = [special[name]]
+        elif value is None and name in OWN_OF_A_ROLE:
+            others = [OWN_OF_A_ROLE[name]]
         elif {"eps", "epsilon"} & set(name.split("_")):
             # Far below the gradients, it may not matter; at their size it
             # must.
@@ -243,6 +272,7 @@ def test_the_learning_rate_parameter_is_the_peak(make, solver_class):
     doubled = {
         name: 2 * getattr(make(), name) for name in own_parameters(
             solver_class) if name.endswith("learning_rate")
+        and getattr(make(), name) is not None
     }
     base = Toy(make()).run(3, factor=1.0)
     other = Toy(make(**doubled)).run(3, factor=0.5)
@@ -275,6 +305,7 @@ def test_weight_decay_is_the_stated_one(make, solver_class):
             for decay in (0.1, 0.0)
         ]
         rate = getattr(make(), f"{prefix}learning_rate")
+        rate = make().learning_rate if rate is None else rate
         shares = [
             ((without - with_) * initial).sum().item()
             / (0.1 * rate * initial.square().sum().item())

@@ -15,6 +15,7 @@ from benchmark_utils.data.shards import TokenShards
 from benchmark_utils.device import Machine, choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
+from benchmark_utils.problem import Problem, RunOptions
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.evaluation import evaluate, evaluation_rows
@@ -297,9 +298,11 @@ class PlainAdam(TrainingSolver):
 def solver(loader):
     solver = PlainAdam()
     solver.set_objective(
-        make_model=tiny_model, train_loader=loader, eval_every=100,
-        val_tokens=64, micro_batch_size="auto", compile=False,
-        machine=Machine.choose("cpu", "float32"),
+        Problem(
+            model="gpt2-tiny", make_model=tiny_model, train_loader=loader,
+            val_tokens=64, machine=Machine.choose("cpu", "float32"),
+        ),
+        RunOptions(eval_every=100, compile=False),
     )
     return solver
 

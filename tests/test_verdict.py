@@ -33,9 +33,15 @@ def test_labels_say_only_what_differs():
         solver("SOAP", aux_learning_rate=0.1, max_grad_norm=None),
         solver("SOAP", aux_learning_rate=0.2, max_grad_norm=1.0),
         solver("pytorch-optimizer", optimizer="adan"),
+        solver("Lion", learning_rate=0.01, num_steps=60, settings=None),
+        solver("Lion", settings="auto"),
+        solver("Lion", settings="modern", learning_rate=0.1),
+        solver("Lion", settings="modern", learning_rate=0.2),
     ])
     assert list(labels(runs).values()) == [
-        "Adam lr=0.003", "Adam lr=0.01", "adan", "Muon",
+        "Adam lr=0.003", "Adam lr=0.01", "adan",
+        "Lion", "Lion settings=auto", "Lion settings=modern lr=0.1",
+        "Lion settings=modern lr=0.2", "Muon",
         "SOAP aux_lr=0.1 clip=None", "SOAP aux_lr=0.2 clip=1",
     ]
 

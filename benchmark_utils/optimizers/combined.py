@@ -1,8 +1,6 @@
 """Several optimizers as one, each on its own parameters."""
 import torch
 
-from benchmark_utils.optimizers.groups import decay_groups
-
 
 class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers that take their steps together.
@@ -38,27 +36,3 @@ class CombinedOptimizer(torch.optim.Optimizer):
         self.param_groups = [
             group for one in self.optimizers for group in one.param_groups
         ]
-
-
-def with_adamw(optimizer, roles, *, learning_rate, betas, weight_decay):
-    """Add AdamW for all that an optimizer of the hidden matrices leaves.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        It holds ``roles["hidden_matrices"]``.
-    roles : dict of str to list of nn.Parameter
-    learning_rate : float
-    betas : pair of float
-    weight_decay : float
-        Decay of embeddings and head; gains and biases have none.
-
-    Returns
-    -------
-    optimizer : CombinedOptimizer
-    """
-    rest = roles | {"hidden_matrices": []}
-    return CombinedOptimizer(optimizer, torch.optim.AdamW(
-        decay_groups(rest, weight_decay), lr=learning_rate, betas=betas,
-        fused=True,
-    ))

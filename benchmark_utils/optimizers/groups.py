@@ -26,6 +26,38 @@ def decay_groups(roles, weight_decay):
     return [group for group in groups if group["params"]]
 
 
+def rest_groups(roles, learning_rates, weight_decay, gain_weight_decay):
+    """A group for each role but the hidden matrices.
+
+    Parameters
+    ----------
+    roles : dict of str to list of nn.Parameter
+        As ``get_optimizer`` receives them.
+    learning_rates : dict of str to float or None
+        Learning rate of each role; None leaves it to the optimizer.
+    weight_decay : float
+        Decay of embeddings and head.
+    gain_weight_decay : float
+        Decay of gains and biases.
+
+    Returns
+    -------
+    groups : list of dict, for a ``torch.optim.Optimizer``
+        None of them empty.
+    """
+    groups = []
+    for role, rate in learning_rates.items():
+        decay = gain_weight_decay if role == "gains_and_biases" else (
+            weight_decay
+        )
+        group = {"params": roles[role], "weight_decay": decay}
+        if rate is not None:
+            group["lr"] = rate
+        if roles[role]:
+            groups.append(group)
+    return groups
+
+
 def check_optimizer(optimizer):
     """Raise ``ValueError`` unless it is an optimizer that can take a step with
     the gradients that are there."""
@@ -78,4 +110,8 @@ def describe_groups(optimizer, roles):
         f"{sum(p.numel() for p in parameters):,} in {role}"
         for role, parameters in roles.items() if parameters
     )
-    return f"{type(optimizer).__name__} on {counts}"
+    names = dict.fromkeys(
+        type(one).__name__
+        for one in getattr(optimizer, "optimizers", [optimizer])
+    )
+    return f"{' and '.join(names)} on {counts}"

@@ -2,6 +2,7 @@
 import math
 
 PREFIX = "p_solver_"
+SETTINGS = "p_solver_settings"
 ABBREVIATIONS = {
     "learning_rate": "lr", "weight_decay": "wd", "num_steps": "steps",
     "warmup_steps": "warmup", "max_grad_norm": "clip",
@@ -21,13 +22,19 @@ def labels(runs):
     -------
     labels : dict of str to str
         Full name -> label, in the order of the labels: "Muon" where it is the
-        only Muon, "Adam lr=0.003" beside another Adam. No two are the same.
+        only Muon, "Adam lr=0.003" beside another Adam, "Muon settings=auto"
+        with published settings. No two are the same.
     """
     columns = [name for name in runs.columns if name.startswith(PREFIX)]
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
+    # With published settings, a solver has values for the few parameters alone
+    # that were chosen as well: it is a family of its own.
     families = {}
     for solver, parameters in solvers.iterrows():
-        families.setdefault(family(solver, parameters), []).append(solver)
+        name, settings = family(solver, parameters), parameters.get(SETTINGS)
+        if isinstance(settings, str):
+            name = f"{name} settings={settings}"
+        families.setdefault(name, []).append(solver)
     found = {}
     for name, members in families.items():
         differing = [

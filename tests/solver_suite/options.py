@@ -93,12 +93,15 @@ def why(reports):
 
 
 def lines_of_code(source):
-    """Number of lines without comments, docstrings and the `reference`."""
+    """Number of lines without comments, docstrings, the `reference` and the
+    table of `published` settings."""
     tree = ast.parse(source)
     left_out = {
         line for node in ast.walk(tree)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         or getattr(node, "name", "") == "reference"
+        or isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") == "published"
         for line in range(node.lineno, node.end_lineno + 1)
     }
     layout = {

@@ -34,16 +34,41 @@ def auxiliary(statement):
     def reference(h, role, w, gradients, factors):
         if role == "hidden_matrices":
             return statement(h, w, gradients, factors)
-        decay = 0.0 if role == "gains_and_biases" else h.aux_weight_decay
-        return adamw(w, gradients, factors, h.aux_learning_rate, h.aux_beta1,
-                     h.aux_beta2, decay)
+        return adamw_of_the_rest(
+            h, role, w, gradients, factors, h.aux_learning_rate, h.aux_beta1,
+            h.aux_beta2, 1e-8, h.aux_weight_decay,
+        )
 
     return reference
 
 
+def adamw_of_the_rest(h, role, w, gradients, factors, lr, beta1, beta2, eps,
+                      weight_decay):
+    """AdamW with the values of one role, or else those that are given."""
+    rate = {
+        "embeddings": h.embedding_learning_rate, "head": h.head_learning_rate,
+        "gains_and_biases": h.gain_learning_rate,
+    }[role]
+    if role == "gains_and_biases":
+        weight_decay = h.gain_weight_decay or 0.0
+    return adamw(
+        w, gradients, factors, lr if rate is None else rate, beta1, beta2,
+        weight_decay, eps if h.aux_eps is None else h.aux_eps,
+    )
+
+
 def adamw_of_llm_c(h, role, w, gradients, factors):
-    return adamw(w, gradients, factors, h.learning_rate, h.beta1, h.beta2,
-                 decay_of(h, role), h.eps)
+    if role == "hidden_matrices":
+        return adamw(w, gradients, factors, h.learning_rate, h.beta1, h.beta2,
+                     h.weight_decay, h.eps)
+    own = [
+        getattr(h, name) if getattr(h, f"aux_{name}") is None
+        else getattr(h, f"aux_{name}")
+        for name in ("learning_rate", "beta1", "beta2")
+    ]
+    decay = h.aux_weight_decay
+    return adamw_of_the_rest(h, role, w, gradients, factors, *own, h.eps,
+                             h.weight_decay if decay is None else decay)
 
 
 def sgd(h, role, w, gradients, factors):
@@ -384,4 +409,6 @@ PERTURBATIONS = {
     # torch takes none below 1.
     "adafactor": {"clipping_threshold": 1.1},
     "by_name": {"optimizer": "lion", "options": {"eps": 1e-2}},
+    "muon": {"ns_coefficients": (3.4445, -4.775, 2.0315),
+             "adjust_lr": "match_rms_adamw"},
 }
