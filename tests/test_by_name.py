@@ -19,16 +19,20 @@ RATE, DECAY = 0.01, 0.1
 
 
 @pytest.fixture
-def toy(bench):
-    """``toy(optimizer, size, **options)``: it after six steps."""
+def solver_class(bench):
     found, = bench.check_solver_patterns(
         ["pytorch-optimizer"], class_only=True
     )
     if not found.is_installed():
         pytest.skip(f"needs {', '.join(found.requirements)}")
+    return found
 
+
+@pytest.fixture
+def toy(solver_class):
+    """``toy(optimizer, size, **options)``: it after six steps."""
     def toy(optimizer, size, **options):
-        solver = found.get_instance(
+        solver = solver_class.get_instance(
             optimizer=optimizer, learning_rate=RATE, weight_decay=DECAY,
             options=options or None, num_steps=20, warmup_steps=0,
         )
@@ -159,3 +163,39 @@ def test_mars_by_name_is_as_far_off_as_the_page_says(
         if role != "gains_and_biases"
     )
     assert largest == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("parameters, message", [
+    (dict(optimizer="adann"), "Close to it: .*adan"),
+    (dict(optimizer="sgd_"), "is none of"),
+    (dict(optimizer=3), "optimizer=3 is none of"),
+    (dict(options="eps"), "options='eps' must be names with values"),
+    (dict(options={"beta": 0.9}), "Adan has no option beta.*betas"),
+    (dict(options={"weight_decay": 0.1}), "not one of options"),
+    (dict(options={"eps": "small"}), "eps='small' must be a number"),
+    (dict(options={"eps": "nan"}), "eps='nan' must be a number"),
+    (dict(options={"betas": (0.9, 0.9)}), "betas=.* must be 3 values"),
+    (dict(options={"betas": [0.9, "b", 0.9]}), "betas='b' must be a number"),
+    (dict(options={"weight_decouple": 1}), "must be True or False"),
+    (dict(optimizer="fromage", weight_decay=0.1), "has no weight decay"),
+])
+def test_what_is_not_there_or_no_value_is_refused_before_anything_is_done(
+        solver_class, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        solver_class.get_instance(**parameters)
+    # As a command does it, before the first component is made.
+    with pytest.raises(ValueError, match=message):
+        solver_class.parameters.copy().update(
+            {name: [value] for name, value in parameters.items()}
+        )
+
+
+def test_options_are_what_they_say_however_they_are_written(toy):
+    """YAML reads 1e-3 as a text."""
+    as_text = toy("adan", 1.0, eps="1e-3", betas=["0.9", "0.8", "0.7"],
+                  weight_decouple="no")
+    as_number = toy("adan", 1.0, eps=1e-3, betas=(0.9, 0.8, 0.7),
+                    weight_decouple=False)
+    assert as_text.solver.options == as_number.solver.options
+    for first, second in zip(as_text.weights(), as_number.weights()):
+        assert torch.equal(first, second)

@@ -251,15 +251,3 @@ def test_schedule_free_evaluates_the_average(toy):
     assert distance(evaluated, expected) < 1e-9
     assert distance(free.weights(), trained) < 1e-12
     assert distance(evaluated, trained) > 1e-3
-
-
-@pytest.mark.parametrize("parameters, message", [
-    (dict(optimizer="adann"), "Close to it: .*adan"),
-    (dict(optimizer="adan", options={"beta": 0.9}), "no option beta.*betas"),
-    (dict(optimizer="sgd_", options=None), "is none of"),
-    (dict(options={"weight_decay": 0.1}), "not one of options"),
-])
-def test_a_name_or_option_that_is_not_there_is_refused(
-        toy, parameters, message):
-    with pytest.raises(ValueError, match=message):
-        toy("pytorch-optimizer", **parameters)
