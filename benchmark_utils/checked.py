@@ -7,7 +7,7 @@ instance, which has them converted.
 import itertools
 
 from benchmark_utils.errors import explain_misspelt_names, readable
-from benchmark_utils.parameters import convert
+from benchmark_utils.parameters import convert, find_rule
 
 # (names, what must hold of their values, what to say where it does not).
 RELATIONS = [
@@ -52,6 +52,48 @@ def combinations(grid):
         entries.append([dict(zip(names, value)) for value in values])
     for parts in itertools.product(*entries):
         yield {name: v for part in parts for name, v in part.items()}
+
+
+def convert_options(options, defaults):
+    """Arguments of an optimizer, each of its default's kind: yes or no, a
+    number, or several numbers.
+
+    Parameters
+    ----------
+    options, defaults : dict
+        By the argument's name.
+
+    Returns
+    -------
+    options : dict
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    def converted(name, value, default):
+        if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+            if len(value) != len(default):
+                raise ValueError(
+                    f"{name}={value!r} must be {len(default)} values, as in "
+                    f"its default {default!r}."
+                )
+            return tuple(
+                converted(name, *pair) for pair in zip(value, default)
+            )
+        rule = find_rule("", default)
+        if rule is None or value is None:
+            return value
+        try:
+            return rule.convert(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{name}={value!r} must be {rule}.") from None
+
+    return {
+        name: converted(name, value, defaults[name])
+        for name, value in options.items()
+    }
 
 
 class CheckedParameters:

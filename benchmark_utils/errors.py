@@ -62,10 +62,18 @@ def noted(method):
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            note(self, f"failed: {error or type(error).__name__}")
+            note(self, f"failed: {describe(error)}")
             raise
 
     return readable(wrapper)
+
+
+def describe(error):
+    """An error in words: those of the benchmark's own errors say all, any
+    other's follow its kind, such as ``KeyError: 'lr'``."""
+    if isinstance(error, (ValueError, OSError)) and is_ours(error):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def is_debugging(component):
@@ -142,7 +150,9 @@ def note(run, sentence):
     """
     text = "\n  ".join(["", *str(sentence).splitlines()])
     with contextlib.suppress(KeyError, OSError):
-        with open(os.environ[NOTES], "a") as file:
+        with open(
+            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
+        ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
 
@@ -166,7 +176,7 @@ def print_notes():
     """Print each note once, and delete them."""
     path = Path(os.environ[NOTES])
     with contextlib.suppress(FileNotFoundError):
-        notes = path.read_text().split("\0")[:-1]
+        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
         path.unlink()
         print("\nMind these runs:")
         print("\n".join(dict.fromkeys(notes)), flush=True)

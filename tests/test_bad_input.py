@@ -361,13 +361,29 @@ def test_a_solver_without_sound_parameters(
      "return torch.optim.lr_scheduler.ConstantLR("
      "torch.optim.SGD(parameters, lr=0.1))",
      "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
-], ids=["closure", "scheduler"])
+    ("return torch.optim.SGD(parameters, lr=self.learning_rate)", "pass",
+     "failed: NoneType is no torch.optim.Optimizer, which get_optimizer"),
+], ids=["closure", "scheduler", "nothing"])
 def test_a_solver_without_a_usable_optimizer(
         command, mine, notes, old, new, sentence):
     code, output = command("-s", mine(old, new))
     assert code == 1
     assert "UserError: " + sentence.removeprefix("failed: ") in output
     assert sentence in notes.read_text()
+
+
+@pytest.mark.parametrize("line, sentence", [
+    ('{}["lr"]', "failed: KeyError: 'lr'"),
+    ("import not_there", "failed: ModuleNotFoundError: No module named"),
+    ('open("/not/there")', "failed: FileNotFoundError: [Errno 2] No such"),
+    ("assert not roles", "failed: AssertionError"),
+], ids=["key", "module", "file", "assertion"])
+def test_an_error_that_is_not_ours_is_said_with_its_kind(
+        command, mine, notes, line, sentence):
+    code, output = command("-s", mine("parameters = [", f"{line}\n"
+                                      "        parameters = ["))
+    assert code == 1 and sentence.removeprefix("failed: ") in output
+    assert notes.read_text().splitlines()[1].strip().startswith(sentence)
 
 
 # --------------------------------------------- runs that end, and not well
