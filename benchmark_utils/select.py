@@ -11,8 +11,8 @@ and ``-o`` replaces the problem as a whole. Here, what is in brackets, or after
     python -m benchmark_utils.select configs/field.yml "Muon[learning_rate=1]"
     python -m benchmark_utils.select configs/quickstart.yml -o log=csv
 
-A solver that the configuration hasn't, such as a file of yours, gets what all
-solvers there have in common (horizon and schedule).
+A solver that the configuration hasn't, such as a file of yours, gets the
+horizon and the schedule that all solvers there have in common.
 """
 import argparse
 import sys
@@ -21,6 +21,8 @@ from pathlib import Path
 import yaml
 
 OPENING, CLOSING = "[({", "])}"
+# What every solver has: horizon and schedule.
+OF_ALL = ["num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm"]
 
 
 def split(entry):
@@ -96,7 +98,8 @@ def select(config, chosen=(), objective=""):
     settings = [of_one for _, of_one in entries]
     common = {
         key: value for key, value in (settings[0] if settings else {}).items()
-        if all(of_one.get(key) == value for of_one in settings)
+        if key in OF_ALL and all(of_one.get(key) == value
+                                 for of_one in settings)
     }
     solvers = []
     for one in chosen:

@@ -5,7 +5,8 @@ import sys
 import pytest
 import yaml
 
-from benchmark_utils.select import main, select
+from benchmark_utils.select import OF_ALL, main, select
+from benchmark_utils.solver import TrainingSolver
 from conftest import ROOT
 
 CONFIG = {
@@ -31,6 +32,17 @@ def test_a_file_gets_what_all_have_in_common(tmp_path):
         f"{file}[num_steps=400,warmup_steps=40]",
         "SGD[num_steps=7,warmup_steps=40]",
     ]
+
+
+def test_a_file_gets_only_what_every_solver_has(tmp_path):
+    file = tmp_path / "mine.py"
+    file.touch()
+    config = {"solver": [
+        "AdamW[num_steps=400,gain_learning_rate=0.1]",
+        "Muon[num_steps=400,gain_learning_rate=0.1]",
+    ]}
+    assert select(config, [str(file)])["solver"] == [f"{file}[num_steps=400]"]
+    assert OF_ALL == TrainingSolver.required_parameters
 
 
 def test_settings_on_the_command_line_replace_those_of_their_name():
