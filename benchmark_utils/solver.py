@@ -9,11 +9,11 @@ import functools
 from benchopt import BaseSolver
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.device import synchronize
 from benchmark_utils.errors import noted
 from benchmark_utils.followers import together
 from benchmark_utils.optimizers.groups import describe_groups
-from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.progress import Progress, say_once
 from benchmark_utils.resume import Resumable
 from benchmark_utils.settings import PublishedSettings
@@ -46,6 +46,8 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     - ``warmup_steps``, ``schedule``, ``cooldown``: see
       ``benchmark_utils.training.schedules.learning_rate_factor``;
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
+
+    Every solver also takes ``settings``: see ``PublishedSettings``.
     """
 
     required_parameters = [
@@ -156,7 +158,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     @noted
     @together
     def run(self, callback):
-        trainer = self.trainer
+        trainer, evaluations = self.trainer, set(self.evaluations)
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
@@ -167,7 +169,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self.evaluations:
+                if trainer.step in evaluations:
                     synchronize(self.machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
