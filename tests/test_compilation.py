@@ -19,9 +19,12 @@ needs_compiler = pytest.mark.skipif(
 )
 
 COMPILE = """
+import os
+import subprocess
 import torch
 from benchmark_utils.training.compilation import choose_compile
 print(*choose_compile({option!r}, torch.device("cpu"), 1e18))
+exec(os.environ.get("AFTERWARDS", ""))
 """
 
 
@@ -91,6 +94,21 @@ def test_what_another_process_is_writing_is_left_to_it(tmp_path):
     assert written.exists()
     compilation.drop_broken_entries(tmp_path)
     assert not written.exists()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiler_of_several_words_is_run(tmp_path):
+    """With a stand-in for ccache that notes what it is asked to run."""
+    ccache = tmp_path / "my ccache"
+    ccache.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\n"$@"\n')
+    ccache.chmod(0o755)
+    output = in_a_fresh_process(
+        tmp_path / "cache", True, CXX=f"'{ccache}' g++", CC=f"'{ccache}' gcc",
+        AFTERWARDS="subprocess.check_call([os.environ['CC'], '--version'])",
+    )
+    assert output.stdout.startswith("True as asked for"), output.stderr
+    assert set((tmp_path / "asked").read_text().split()) == {"g++", "gcc"}
 
 
 def broken_compiler(folder):
