@@ -25,7 +25,7 @@ from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.problem import Problem, RunOptions
 from benchmark_utils.stopping import TargetCriterion
-from benchmark_utils.training.evaluation import evaluate
+from benchmark_utils.training.evaluation import evaluate, finite_or_inf
 from benchmark_utils.training.memory import keep_freed_memory
 
 # Parameters that say what becomes of a run, and not what it is.
@@ -252,9 +252,9 @@ class Objective(CheckedParameters, BaseObjective):
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
         row = report | dict(
-            value=_finite_or_inf(val_loss),
+            value=finite_or_inf(val_loss),
             tokens=report["step"] * self._train_loader.tokens_per_step,
-            train_loss=_finite_or_inf(train_loss),
+            train_loss=finite_or_inf(train_loss),
             target=self._target,
             target_reached=int(val_loss < self._target),
             stop_at_target=int(self.stop_at_target),
@@ -294,8 +294,3 @@ class Objective(CheckedParameters, BaseObjective):
             evaluated=lambda: contextlib.nullcontext(model),
             report=dict(step=0, num_steps=1, train_loss=0.0),
         )
-
-
-def _finite_or_inf(loss):
-    """benchopt's plots misplace the points of a curve that has a NaN."""
-    return loss if math.isfinite(loss) else math.inf

@@ -55,8 +55,8 @@ def readable(method):
 
 
 def noted(method):
-    """Decorator of a solver's method: ``readable``, and whatever it fails
-    with is said again when the command ends."""
+    """Decorator of a method that a run calls: ``readable``, and whatever it
+    fails with is said again when the command ends."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         try:
