@@ -1,4 +1,5 @@
-"""What the results of a run depend on beside its components' files.
+"""The rest of the key of a cached run: what its results depend on beside its
+components' files.
 
 benchopt's key of a cached run has the files of objective, dataset and solver
 and their parameters, but neither the code they share, nor the versions of the
@@ -23,8 +24,8 @@ class Keyed:
     """
 
     def cache_key(self):
-        """What else results depend on: numbers and strings, in dicts, lists
-        and tuples."""
+        """The rest that results depend on: numbers and strings, in dicts,
+        lists and tuples."""
         raise NotImplementedError
 
     def _get_state(self):
@@ -55,7 +56,7 @@ def versions(requirements):
     Returns
     -------
     versions : list of (name, version)
-        None is the version of what is not installed.
+        The version of a package that is not installed is None.
     """
     names = (
         re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]

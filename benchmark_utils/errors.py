@@ -9,11 +9,14 @@ results reported.
 """
 import atexit
 import contextlib
+import difflib
 import functools
 import multiprocessing
 import os
+import re
 import secrets
 import shlex
+import sys
 import tempfile
 import time
 import traceback
@@ -38,11 +41,14 @@ def readable(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_notes()
+        show_frames(True)
         try:
             return method(self, *args, **kwargs)
         except (ValueError, OSError) as error:
             if is_debugging(self) or not is_ours(error):
                 raise
+            if getattr(self, "_run_context", None):
+                show_frames(False)
             raise UserError(str(error)) from None
 
     return wrapper
@@ -56,10 +62,18 @@ def noted(method):
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            note(self, f"failed: {error or type(error).__name__}")
+            note(self, f"failed: {describe(error)}")
             raise
 
     return readable(wrapper)
+
+
+def describe(error):
+    """An error in words: those of the benchmark's own errors say all, any
+    other's follow its kind, such as ``KeyError: 'lr'``."""
+    if isinstance(error, (ValueError, OSError)) and is_ours(error):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def is_debugging(component):
@@ -68,6 +82,40 @@ def is_debugging(component):
         os.environ.get("BENCHOPT_DEBUG", "").lower()
         in ("1", "true", "yes", "on")
     )
+
+
+def show_frames(wanted):
+    """Whether tracebacks have frames: benchopt prints the traceback of
+    whatever ends a run, and the frames of a ``UserError`` say nothing."""
+    if wanted:
+        vars(sys).pop("tracebacklimit", None)
+    else:
+        sys.tracebacklimit = 0
+
+
+def explain_misspelt_names():
+    """Have one sentence printed where a command ends because it names a
+    parameter that there isn't: benchopt finds that out before it calls
+    anything of the benchmark."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_error
+
+
+def _print_error(kind, error, trace):
+    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
+    if kind is not ValueError or not found or is_debugging(None):
+        return sys.__excepthook__(kind, error, trace)
+    unknown, component = found.groups()
+    names = re.findall("^- (.*)$", str(error), re.M)
+    close = [
+        name for word in re.findall("'(.*?)'", unknown)
+        for name in difflib.get_close_matches(word, names, 1)
+    ]
+    hint = f"Do you mean {', '.join(close)}?" if close else (
+        f"It has {', '.join(names)}."
+    )
+    print(f"Error: {component} has no parameter {unknown}. {hint}",
+          file=sys.stderr)
 
 
 def is_ours(error):
@@ -102,7 +150,9 @@ def note(run, sentence):
     """
     text = "\n  ".join(["", *str(sentence).splitlines()])
     with contextlib.suppress(KeyError, OSError):
-        with open(os.environ[NOTES], "a") as file:
+        with open(
+            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
+        ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
 
@@ -126,7 +176,7 @@ def print_notes():
     """Print each note once, and delete them."""
     path = Path(os.environ[NOTES])
     with contextlib.suppress(FileNotFoundError):
-        notes = path.read_text().split("\0")[:-1]
+        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
         path.unlink()
         print("\nMind these runs:")
         print("\n".join(dict.fromkeys(notes)), flush=True)

@@ -106,11 +106,32 @@ def cache_that_is_a_file(folder):
     return {}
 
 
+def cache_from_which_nothing_may_run(folder):
+    (folder / "cache").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", folder / "cache"],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("file systems can't be mounted here")
+    return {}
+
+
+@pytest.fixture
+def unmounted(tmp_path):
+    """Whatever the test mounts as its cache is unmounted."""
+    yield
+    if os.path.ismount(tmp_path / "cache"):
+        subprocess.run(["umount", tmp_path / "cache"], check=True)
+
+
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [broken_compiler, cache_that_is_a_file])
+@pytest.mark.parametrize("damage", [
+    broken_compiler, cache_that_is_a_file, cache_from_which_nothing_may_run
+])
 def test_auto_goes_on_without_compilation_and_insisting_says_why(
-        tmp_path, damage):
+        tmp_path, damage, unmounted):
     folder, variables = tmp_path / "cache", damage(tmp_path)
     output = in_a_fresh_process(folder, "auto", **variables)
     assert output.stdout.startswith("False compilation fails: "), output

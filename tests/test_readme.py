@@ -4,9 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from docs import ROOT, Clone, code_blocks
-
-from benchmark_utils.data.shards import HEADER_BYTES, MAGIC, VERSION
+from docs import ROOT, Clone, code_blocks, write_empty_shards
 
 PAGE = "README.rst"
 
@@ -115,23 +113,15 @@ PREPARE_SOME = 'benchopt prepare . -d "FineWeb[num_train_shards=18]"'
 
 
 def test_speedrun_is_set_up_with_its_104_shards(clone, tmp_path):
-    """Without the training: the shards are there, but hold only zeros, which
-    take no room on a disk."""
-    folder = tmp_path / "fineweb10B"
-    folder.mkdir()
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = MAGIC, VERSION, 10**8
-    for name in ["val_000000"] + [f"train_{i:06d}" for i in range(1, 104)]:
-        with open(folder / f"fineweb_{name}.bin", "wb") as file:
-            file.write(header.tobytes())
-            file.truncate(HEADER_BYTES + 2 * 10**8)
+    """Without the training: the shards are there, but hold only zeros."""
+    folder = write_empty_shards(tmp_path)
     there = {"BENCHOPT_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     assert "done" in clone.run(PREPARE, **there)
     first = folder / "fineweb_val_000000.bin"
     first.rename(first.with_suffix(".away"))
     # benchopt has cached that all was prepared; it is not any more.
     assert "1 of 104 file(s) (fineweb_val_000000.bin)" in clone.run(
-        PREPARE, returncode=1, tracebacks=True, **there
+        PREPARE, returncode=1, **there
     )
     first.with_suffix(".away").rename(first)
     assert "done" in clone.run(PREPARE_SOME, **there)

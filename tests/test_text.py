@@ -288,7 +288,7 @@ def test_the_default_is_what_python_carries(text):
 def test_gpt2_without_tiktoken_says_how_to_install_it(
         text, novels, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tiktoken", None)
-    with pytest.raises(ImportError, match="pip install tiktoken"):
+    with pytest.raises(ValueError, match="pip install tiktoken"):
         text(novels, tokenizer="gpt2").get_data()
     assert not (tmp_path / "data").exists()
 

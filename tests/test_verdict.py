@@ -40,8 +40,8 @@ def test_labels_say_only_what_differs():
     ])
     assert list(labels(runs).values()) == [
         "Adam lr=0.003", "Adam lr=0.01", "adan",
-        "Lion", "Lion settings=auto", "Lion settings=modern lr=0.1",
-        "Lion settings=modern lr=0.2", "Muon",
+        "Lion settings=auto", "Lion settings=modern lr=0.1",
+        "Lion settings=modern lr=0.2", "Lion settings=None", "Muon",
         "SOAP aux_lr=0.1 clip=None", "SOAP aux_lr=0.2 clip=1",
     ]
 
