@@ -105,6 +105,13 @@ def warnings(runs):
             "them by these seeds flatters it. Compare it on seeds that had no "
             "part in the choice."
         )
+    if "settings_source" in runs:
+        published = runs[runs["settings_source"].fillna("") != ""]
+        for source, rows in published.groupby("settings_source", sort=False):
+            found.append(
+                f"Settings of {_listed(list(rows['label'].unique()))}: "
+                f"{source.rstrip('.')}."
+            )
     return found
 
 
