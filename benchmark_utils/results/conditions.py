@@ -25,7 +25,8 @@ WORDS = {
 
 
 def comparable_seconds(runs):
-    """Why seconds of these runs don't compare: clauses, empty if they do.
+    """The reasons why seconds of these runs don't compare, as clauses; none
+    if they do.
 
     Seconds compare within one machine and one command that trained its runs
     one after the other, under the same conditions.
