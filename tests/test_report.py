@@ -11,6 +11,7 @@ import pytest
 from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
 
+from benchmark_utils import errors
 from benchmark_utils.report import __main__ as report
 
 STEPS = {
@@ -222,6 +223,22 @@ def test_errors_are_one_sentence(
     # Nothing was reported, and nothing written over.
     assert capsys.readouterr().out == ""
     assert (folder / "notes.txt").read_text() == "not results"
+
+
+def test_the_report_of_new_results_alone_is_named(
+        tmp_path, monkeypatch, capsys):
+    path = tmp_path / "outputs" / "two words.parquet"
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    errors.name_the_report(since=path.stat().st_mtime + 1)
+    assert capsys.readouterr().out == ""
+    errors.name_the_report(since=path.stat().st_mtime)
+    assert capsys.readouterr().out == (
+        "\nThe verdict: python -m benchmark_utils.report "
+        "'outputs/two words.parquet'\n"
+    )
 
 
 def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
