@@ -65,7 +65,7 @@ class Progress:
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(
-                f"train_loss {last['train_loss']:.4f}, {losses}"
+                f"{losses}, train_loss {last['train_loss']:.4f}"
             )
             return
         say(
