@@ -34,6 +34,11 @@ class UserError(click.ClickException, ValueError, OSError):
     """A sentence for the user. benchopt's command line, which is click's,
     prints it alone; to Python code it is the error that it stands for."""
 
+    def show(self, file=None):
+        # benchopt's "Loading ..." may have left its line open.
+        print(flush=True)
+        super().show(file)
+
 
 def readable(method):
     """Decorator of a component's method: errors of the user's that leave it
