@@ -15,8 +15,9 @@ from benchmark_utils.threads import choose_threads
 from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader, validation_loader
-from benchmark_utils.device import Machine, device_name, dtype_name
+from benchmark_utils.device import device_name, dtype_name
 from benchmark_utils.errors import noted, readable
+from benchmark_utils.machine import Machine
 from benchmark_utils.models.named import (
     CHOICES, architecture, describe, make_model
 )

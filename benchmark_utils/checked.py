@@ -6,7 +6,7 @@ instance, which has them converted.
 """
 import itertools
 
-from benchmark_utils.errors import readable
+from benchmark_utils.errors import explain_misspelt_names, readable
 from benchmark_utils.parameters import convert, find_rule
 
 # (names, what must hold of their values, what to say where it does not).
@@ -24,6 +24,11 @@ RELATIONS = [
 ]
 
 
+def names_of(key):
+    """The names in a key of a grid: of "a, b", a and b."""
+    return [name.strip() for name in key.split(",")]
+
+
 def combinations(grid):
     """Yield each combination of a grid's values, a dict by name.
 
@@ -32,7 +37,7 @@ def combinations(grid):
     """
     entries = []
     for key, values in grid.items():
-        names = [name.strip() for name in key.split(",")]
+        names = names_of(key)
         if not isinstance(values, (list, tuple)):
             values = [values]
         if len(names) == 1:
@@ -100,6 +105,7 @@ class CheckedParameters:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        explain_misspelt_names()
         cls.parameters = Grid(cls, cls.parameters)
 
     @classmethod

@@ -4,15 +4,21 @@ An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
 somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
 that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else.
+the command ends, below everything else. The last line says how to have its
+results reported.
 """
 import atexit
 import contextlib
+import difflib
 import functools
 import multiprocessing
 import os
+import re
 import secrets
+import shlex
+import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -35,11 +41,14 @@ def readable(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_notes()
+        show_frames(True)
         try:
             return method(self, *args, **kwargs)
         except (ValueError, OSError) as error:
             if is_debugging(self) or not is_ours(error):
                 raise
+            if getattr(self, "_run_context", None):
+                show_frames(False)
             raise UserError(str(error)) from None
 
     return wrapper
@@ -75,6 +84,40 @@ def is_debugging(component):
     )
 
 
+def show_frames(wanted):
+    """Whether tracebacks have frames: benchopt prints the traceback of
+    whatever ends a run, and the frames of a ``UserError`` say nothing."""
+    if wanted:
+        vars(sys).pop("tracebacklimit", None)
+    else:
+        sys.tracebacklimit = 0
+
+
+def explain_misspelt_names():
+    """Have one sentence printed where a command ends because it names a
+    parameter that there isn't: benchopt finds that out before it calls
+    anything of the benchmark."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_error
+
+
+def _print_error(kind, error, trace):
+    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
+    if kind is not ValueError or not found or is_debugging(None):
+        return sys.__excepthook__(kind, error, trace)
+    unknown, component = found.groups()
+    names = re.findall("^- (.*)$", str(error), re.M)
+    close = [
+        name for word in re.findall("'(.*?)'", unknown)
+        for name in difflib.get_close_matches(word, names, 1)
+    ]
+    hint = f"Do you mean {', '.join(close)}?" if close else (
+        f"It has {', '.join(names)}."
+    )
+    print(f"Error: {component} has no parameter {unknown}. {hint}",
+          file=sys.stderr)
+
+
 def is_ours(error):
     """Whether the benchmark's code raised it, not a library that it uses."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -91,6 +134,8 @@ def open_notes():
     if multiprocessing.current_process().name == "MainProcess":
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        # What is registered last is called first.
+        atexit.register(name_the_report, time.time())
         atexit.register(print_notes)
 
 
@@ -110,6 +155,21 @@ def note(run, sentence):
         ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
+
+
+def name_the_report(since):
+    """Print the command that reports the newest results in ``outputs/``, if
+    they were written after ``since``, in seconds since 1970."""
+    files = list((ROOT / "outputs").glob("*.parquet"))
+    newest = max(files, key=os.path.getmtime, default=None)
+    if newest and newest.stat().st_mtime >= since:
+        here = Path.cwd()
+        if here in newest.parents:
+            newest = newest.relative_to(here)
+        print(
+            "\nThe verdict: python -m benchmark_utils.report "
+            f"{shlex.quote(str(newest))}", flush=True,
+        )
 
 
 def print_notes():

@@ -103,16 +103,16 @@ class Rule:
     Attributes
     ----------
     kind : function or None
-        From a value to the same of one type; raises ``ValueError`` where it
-        is none. None: only the words.
+        Function that brings a value to its type, or raises ``ValueError``
+        where it can't be. With None, only the words are allowed.
     low, high : float
         Bounds that are allowed themselves.
     above, below : float
         Bounds that are not.
     words : tuple of str
-        What is allowed besides.
+        Texts that are allowed besides.
     hint : str
-        What to tell who wrote something else.
+        End of the sentence about a value that is not allowed.
     """
 
     kind: Callable | None = None

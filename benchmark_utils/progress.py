@@ -6,6 +6,7 @@ be followed live, or loaded into another tool, is read from there.
 """
 import csv
 import functools
+import sys
 
 from tqdm import tqdm
 
@@ -29,6 +30,10 @@ class Progress:
             total=self.num_steps, initial=solver.trainer.step, desc=self.name,
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
+        # Lines in a log have the solver's name; this is who that is.
+        say_once(str(solver))
+        if csv_path:
+            say(f"A row per evaluation: {csv_path}")
 
     def __enter__(self):
         return self
@@ -62,11 +67,10 @@ class Progress:
                 f"train_loss {last['train_loss']:.4f}, {losses}"
             )
             return
-        print(
-            f"\n{self.name}, repetition {self.repetition + 1}: step "
+        say(
+            f"{self.name}, repetition {self.repetition + 1}: step "
             f"{last['step']} of {self.num_steps}, {losses}, "
-            f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}",
-            flush=True,
+            f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}"
         )
 
     def _left(self, last):
@@ -112,10 +116,21 @@ def in_words(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
+def is_terminal():
+    """Whether somebody watches a run, and not a log."""
+    return sys.stdout.isatty()
+
+
+def say(message):
+    """Print a line about a run.
+
+    On a terminal, benchopt's own progress is on the last line, and ends with
+    a carriage return: the message starts a new one.
+    """
+    print(f"\n{message}" if is_terminal() else message, flush=True)
+
+
 @functools.cache
 def say_once(message):
-    """Print a fact about a run, once per process.
-
-    benchopt's progress line ends with a carriage return: start a new one.
-    """
-    print(f"\n{message}", flush=True)
+    """Print a line about a run, once per process."""
+    say(message)

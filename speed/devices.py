@@ -17,7 +17,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.device import choose_device, choose_dtype, synchronize
+from benchmark_utils.device import synchronize
+from benchmark_utils.machine import choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model

@@ -33,9 +33,8 @@ import time
 
 import torch
 
-from benchmark_utils.device import (
-    KINDS, choose_device, choose_dtype, dtype_name, synchronize
-)
+from benchmark_utils.device import KINDS, dtype_name, synchronize
+from benchmark_utils.machine import choose_device, choose_dtype
 from benchmark_utils.training.memory import (
     peak_memory, process_memory, release_memory
 )

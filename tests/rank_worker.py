@@ -44,7 +44,9 @@ def set_up(bench, stem, micro_batch_size, size, **parameters):
 
 def train(trainer, objective, checkpoint=None):
     """What is seen of a training: losses, tokens, weights, evaluation."""
-    losses = [trainer.batch_loss(*next(trainer.batches(1)))]
+    first_loss = trainer.accumulate_gradients(*next(trainer.batches(1)))
+    trainer.optimizer.zero_grad(set_to_none=True)
+    losses = [trainer.world.mean(first_loss.item())]
     tokens = []
     for inputs, targets in trainer.batches(NUM_STEPS):
         tokens.append([inputs.tolist(), targets.tolist()])

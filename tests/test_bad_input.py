@@ -251,18 +251,56 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
     clone = Clone(tmp_path / "clone")
     output = clone.run(
         f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
-        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]",
-        tracebacks=True,
+        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]"
     )
     first, last = output.split("\nMind these runs:\n")
     name, sentence = last.splitlines()
     assert name.startswith("AdamW[") and "num_steps=1000000" in name
     assert sentence.startswith("  failed: 1000000 steps of 512 tokens need")
-    # What leads from benchopt to the benchmark, and no further.
-    traceback = first.split("Traceback")[1].split("UserError")[0]
-    assert len(traceback.splitlines()) < 20
+    assert first.count("UserError: 1000000 steps") == 2
     path, = (clone.folder / "outputs").glob("*.parquet")
     assert read_results(path).solver_name.str.startswith("SGD").all()
+
+
+def test_a_device_that_is_not_there_is_a_sentence_for_each_run(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        "benchopt run . --config configs/smoke.yml --no-plot "
+        "-o nanoGPT[device=cuda,batch_size=8,sequence_length=32,"
+        "val_tokens=1024] -s SGD[num_steps=5,warmup_steps=0] "
+        "-s AdamW[num_steps=5,warmup_steps=0]", returncode=1,
+    )
+    first, last = output.split("\nMind these runs:\n")
+    assert first.count("UserError: device='cuda' can't be used: ") == 2
+    name, sentence = last.splitlines()
+    assert name.startswith("nanoGPT[gpt2,")
+    assert sentence.startswith("  failed: device='cuda' can't be used: ")
+
+
+def test_a_debugger_gets_the_frames(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        "benchopt run . --config configs/smoke.yml --no-plot "
+        "-s Adam[num_steps=1000000]", returncode=1, tracebacks=True,
+        BENCHOPT_DEBUG="1",
+    )
+    assert "in check_horizon" in output
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    ("-s AdamW[learning_rat=1]",
+     "AdamW has no parameter 'learning_rat'. Do you mean learning_rate?"),
+    ("-o nanoGPT[devise=cpu]",
+     "nanoGPT has no parameter 'devise'. Do you mean device?"),
+])
+def test_a_misspelt_parameter_is_one_sentence(tmp_path, arguments, sentence):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        f"benchopt run . --config configs/smoke.yml {arguments}", returncode=1
+    )
+    assert f"Error: {sentence}" in output.splitlines()[-1]
 
 
 def test_runs_that_went_well_have_no_last_words(command, notes):

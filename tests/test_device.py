@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmark_utils.device import (
-    KINDS, Machine, autocast, choose_device, choose_dtype, device_name,
-    synchronize,
+    KINDS, autocast, device_name, synchronize
 )
+from benchmark_utils.machine import Machine, choose_device, choose_dtype
 from benchmark_utils.training.compilation import choose_compile
 from benchmark_utils.training.memory import (
     max_micro_batch, peak_memory, release_memory

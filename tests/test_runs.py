@@ -274,11 +274,11 @@ def test_the_clock_excludes_what_the_preparation_has_queued(
 
 def test_each_evaluation_is_a_line_where_there_is_no_terminal(run, capsys):
     frame = run({"Adam": {}}, {"target": 2.0}, n_repetitions=2)
-    lines = [
-        line for line in capsys.readouterr().out.splitlines()
-        if "val_loss" in line
-    ]
+    output = capsys.readouterr().out
+    lines = [line for line in output.splitlines() if "val_loss" in line]
     assert len(lines) == len(frame) == 8
+    # benchopt's own progress would be a second line for each.
+    assert "2 reps)" not in output and "\n\n" not in output
     first = frame[(frame.idx_rep == 1) & (frame.step == 5)].iloc[0]
     for part in (
         "repetition 2: step 5 of 10,",
@@ -289,7 +289,7 @@ def test_each_evaluation_is_a_line_where_there_is_no_terminal(run, capsys):
 
 
 def test_evaluations_are_in_a_file_while_the_run_trains(
-        run, monkeypatch, tmp_path):
+        run, monkeypatch, tmp_path, capsys):
     """What is there at the last step has all evaluations before it."""
     read = []
     step = Trainer.train_step
@@ -305,6 +305,7 @@ def test_evaluations_are_in_a_file_while_the_run_trains(
     assert read[0].step.tolist() == [0, 5, 9]
     path, = tmp_path.rglob("evaluations.csv")
     # pandas 2 reads the last digit wrongly unless told.
+    assert f"A row per evaluation: {path}\n" in capsys.readouterr().out
     whole = pd.read_csv(path, float_precision="round_trip")
     for name in ("step", "value", "train_loss", "time", "tokens_per_second"):
         assert whole[name].tolist() == frame[name].tolist()
