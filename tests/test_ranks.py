@@ -6,6 +6,7 @@ Real processes, over gloo, of one thread each.
 import collections
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -335,32 +336,71 @@ def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
 # Launchers.
 
 
-@pytest.mark.parametrize("variables", [
-    {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "8"},
-    {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"},
+@pytest.mark.parametrize("launcher, variables", [
+    ("torchrun", {"WORLD_SIZE": "8"}),
+    ("srun", {"SLURM_STEP_NUM_TASKS": "8"}),
+    ("mpirun", {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"}),
+])
+@pytest.mark.parametrize("program, typed", [
+    ("/usr/bin/benchopt", "benchopt"),
+    ("/usr/lib/benchopt/__main__.py", "benchopt"),
+    ("mine.py", "python mine.py"),
 ])
 def test_one_sentence_tells_users_of_a_launcher_what_to_type(
-    monkeypatch, variables
+    monkeypatch, launcher, variables, program, typed
 ):
+    """It is what they have typed, options and all, without the launcher."""
+    options = "run . --config configs/speedrun.yml -s 'Muon[momentum=0.9]'"
+    monkeypatch.setattr(sys, "argv", [program, *shlex.split(options)])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match="num_devices=8") as error:
+    with pytest.raises(SystemExit) as error:
         places.check_launcher()
-    assert "\n" not in str(error.value)
+    sentence = str(error.value)
+    assert sentence.startswith(f"{launcher} started 8 processes")
+    assert "num_devices=8" in sentence and "\n" not in sentence
+    assert sentence.endswith(f"without {launcher}, type {typed} {options}")
 
 
-def test_torchrun_ends_at_once(tmp_path):
-    """Also where all results are cached: no process trains, none goes on."""
+def test_a_launcher_of_one_process_may_launch(monkeypatch):
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "1")
+    places.check_launcher()
+
+
+@pytest.mark.parametrize("is_cached", [
+    pytest.param(False, marks=pytest.mark.slow), True,
+])
+def test_torchrun_ends_at_once(tmp_path, is_cached):
+    """No process trains, and none goes on with what is in the cache."""
+    if is_cached:
+        with benchopt(tmp_path, [ADAM], {"num_devices": 1}) as process:
+            output, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, output
+    program, *arguments = command([ADAM], {"num_devices": 1})[2:]
     process = subprocess.run(
-        ["torchrun", "--nproc-per-node=2", "-m", *command([ADAM])[2:]],
+        ["torchrun", "--nproc-per-node=2", "-m", program, *arguments],
         env=environment() | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "BENCHOPT_CACHE": str(tmp_path / "cache"),
         }, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=100,
     )
     assert process.returncode != 0
     assert process.stdout.count("torchrun started 2 processes") == 1
+    assert f"type {shlex.join(['benchopt', *arguments])}\n" in process.stdout
+    assert "cached" not in process.stdout
     assert "AdamW: AdamW on" not in process.stdout
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_do_not_share_devices(tmp_path):
+    with benchopt(tmp_path, [ADAM, "SGD"], None, "-j", "2") as process:
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode
+    assert output.strip().endswith("leave out -j, or choose num_devices=1.")
+    assert "AdamW: AdamW on" not in output
+    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.fixture
