@@ -34,6 +34,11 @@ class UserError(click.ClickException, ValueError, OSError):
     """A sentence for the user. benchopt's command line, which is click's,
     prints it alone; to Python code it is the error that it stands for."""
 
+    def show(self, file=None):
+        # benchopt's "Loading ..." may have left its line open.
+        print(flush=True)
+        super().show(file)
+
 
 def readable(method):
     """Decorator of a component's method: errors of the user's that leave it
@@ -55,8 +60,8 @@ def readable(method):
 
 
 def noted(method):
-    """Decorator of a solver's method: ``readable``, and whatever it fails
-    with is said again when the command ends."""
+    """Decorator of a method that a run calls: ``readable``, and whatever it
+    fails with is said again when the command ends."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         try:
