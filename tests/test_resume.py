@@ -198,6 +198,22 @@ def test_one_of_other_code_is_refused_and_left_alone(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_description_that_can_not_be_read_costs_a_warning(
+        run, whole, interrupt, folder, capsys, monkeypatch):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    how, = folder.glob("*/*/how.json")
+    how.parent.rename(how.parent.with_name("other"))
+    how, = folder.glob("*/other/how.json")
+    how.write_text(how.read_text()[:-10])
+    interrupt(None)
+    capsys.readouterr()
+    frame = run(objective=EVERY_3)
+    assert "but of something that can't be read" in capsys.readouterr().out
+    assert measured(frame) == whole
+
+
 def test_the_key_has_all_that_results_depend_on(
         run, interrupt, folder, monkeypatch):
     identities = []
@@ -302,13 +318,13 @@ def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
     runs = Runs(tmp_path)
     # In the eleventh step; the last checkpoint by itself is of step 9.
     code, output = runs.run("step", 14, name)
     assert code == 1, output
-    assert f"{name}: writes a checkpoint after this step" in output
+    assert f"{name}: the run ends after this step, with a" in output
     assert f"Ended by {name} at step 11." in output
     assert "The same command goes on from there" in output
     code, output = runs.run()
