@@ -243,6 +243,7 @@ def identify(solver):
     how = solver.cache_key() | {
         "files": [one._file_hash for one in (dataset, objective, solver)],
         "shards": repr(dataset._get_state()),
+        "initial_weights": objective.cache_key(),
         "device": solver.machine.device.type,
         "dtype": dtype_name(solver.machine.dtype),
     }

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 
+import joblib
 import pytest
 import torch
 
 from benchmark_utils import resume
+from benchmark_utils.models.named import make_model
+from benchmark_utils.models.weights import save_weights
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, tiny_runs
@@ -210,6 +213,28 @@ def test_the_key_has_all_that_results_depend_on(
     assert how == same and low == how | {"dtype": "bfloat16"}
     assert dict(how["versions"])["torch"] == torch.__version__
     assert len(how["files"]) == 3
+
+
+def test_other_initial_weights_in_the_same_file_are_another_run(
+        run, interrupt, folder, tmp_path, capsys, bench):
+    path = tmp_path / "weights.safetensors"
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32}
+    save_weights(make_model("gpt2", 256, seed=1, **shape), path)
+    objective = EVERY_3 | {"initial_weights": repr(str(path))}
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=objective)
+    interrupt(None)
+    Objective = bench.get_benchmark_objective()
+    problem = Objective.get_instance(initial_weights=str(path))
+    before = joblib.hash(problem)
+    save_weights(make_model("gpt2", 256, seed=2, **shape), path)
+    capsys.readouterr()
+    run(objective=objective)
+    output = capsys.readouterr().out
+    assert "but of another initial_weights: it is not used" in output
+    # Nor does benchopt take the results of the ones for those of the others.
+    assert joblib.hash(problem) != before
 
 
 def test_a_folder_that_can_not_be_written_costs_a_warning(

@@ -1,4 +1,6 @@
 """The loss of a model on validation tokens."""
+import math
+
 import torch
 
 from benchmark_utils.device import KINDS, autocast
@@ -16,7 +18,7 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     loader : BatchLoader
         One step of it is the validation set.
     dtype : torch.dtype
-        Of matrix products: float32, or bfloat16 by autocast.
+        Precision of matrix products: float32, or bfloat16 by autocast.
     world : World
         The ranks that share the rows; all of them have the whole loader.
 
@@ -44,6 +46,12 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     ) / len(inputs)
 
 
+def finite_or_inf(loss):
+    """A loss as results have it: infinite where it is not finite, because a
+    curve with a NaN has its points misplaced in pictures."""
+    return loss if math.isfinite(loss) else math.inf
+
+
 def evaluation_rows(num_rows, sequence_length, device, world_size=1):
     """Rows that go through a model at once in an evaluation.
 
@@ -58,3 +66,9 @@ def evaluation_rows(num_rows, sequence_length, device, world_size=1):
         (size for size in range(most, most // 2, -1) if num_rows % size == 0),
         min(most, num_rows),
     )
+
+
+def finite_or_inf(loss):
+    """The loss, or inf if it is NaN or infinite: benchopt's plots misplace the
+    points of a curve that has a NaN."""
+    return loss if math.isfinite(loss) else math.inf
