@@ -35,6 +35,11 @@ def save_weights(model, path):
 def load_weights(model, path):
     """Put the weights of a file into a model.
 
+    Parameters
+    ----------
+    model : nn.Module
+    path : Path or str
+
     Raises
     ------
     ValueError

@@ -66,9 +66,3 @@ def evaluation_rows(num_rows, sequence_length, device, world_size=1):
         (size for size in range(most, most // 2, -1) if num_rows % size == 0),
         min(most, num_rows),
     )
-
-
-def finite_or_inf(loss):
-    """The loss, or inf if it is NaN or infinite: benchopt's plots misplace the
-    points of a curve that has a NaN."""
-    return loss if math.isfinite(loss) else math.inf
