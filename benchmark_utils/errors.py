@@ -4,8 +4,8 @@ An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
 somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
 that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else. The last line says how to have its
-results reported.
+the command ends, below everything else; just above stands the command that
+reports the results.
 """
 import atexit
 import contextlib
@@ -157,8 +157,8 @@ def open_notes():
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
         # What is registered last is called first.
-        atexit.register(name_the_report, time.time())
         atexit.register(print_notes)
+        atexit.register(name_the_report, time.time())
 
 
 def note(run, sentence):

@@ -5,8 +5,10 @@ Real processes, over gloo, of one thread each.
 """
 import collections
 import contextlib
+import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,6 +333,38 @@ def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     assert time.monotonic() - start < 60
     assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
     assert not psutil.Process().children()
+
+
+# Followers on GPUs, shown without any.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("g++"),
+    reason="the devices that do not exist need Linux and g++",
+)
+def test_a_follower_computes_on_its_own_gpu(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "tests/cuda_rank.py", tmp_path,
+         "adamw", "muon", "lost"],
+        cwd=ROOT, capture_output=True, text=True, env=environment(),
+    )
+    assert process.returncode == 0, process.stderr[-5000:]
+    seen = dict(json.loads(line) for line in process.stdout.splitlines())
+    # Bytes of the matrices of two blocks of width 32, and of all weights.
+    matrices = 2 * 12 * 32**2 * 4
+    weights = matrices + 4 * ((256 + 32) * 32 + 2 * 13 * 32 + 2 * 32)
+    # The warm-up has two steps, the preparation a backward pass.
+    for stem in ("adamw", "muon"):
+        report = seen[stem]
+        assert report["devices"] == ["cuda:1"]
+        sent = report["sent"]
+        assert sent["gradients all_reduce"] == {"cuda:1": weights * 14}
+        # No rank waits for its device before the step is queued.
+        assert not {"step", "gradients", "run"} & set(report["waits"])
+    assert sent["step broadcast"] == {"cuda:1": matrices * 13}
+    # It would compute on rank 0's if it didn't say which is its own.
+    assert seen["lost"]["devices"] == ["cuda:0"]
 
 
 # Launchers.

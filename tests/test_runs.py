@@ -136,7 +136,7 @@ def test_a_time_out_is_announced_and_recorded(run, capsys):
     output = capsys.readouterr().out
     warning = output.index("WARNING: AdamW stops at the first evaluation")
     assert "--no-timeout" in output[warning:]
-    assert warning < output.index("initialization")
+    assert warning < output.index("step 0 of 10")
 
 
 def test_too_few_evaluations_are_announced_and_recorded(run, capsys):

@@ -4,9 +4,10 @@ import functools
 
 import torch
 
-# Gradients are averaged in pieces of this size, while the backward pass
-# computes the next ones.
-BUCKET_BYTES = 16 * 2**20
+# Size of the pieces in which gradients are sent: small enough for the first to
+# be on its way early in the backward pass, large enough for a network to be
+# fast.
+BUCKET_BYTES = 4 * 2**20
 
 
 class GradientAverage:
@@ -15,7 +16,8 @@ class GradientAverage:
     Parameters that are used last come first in the backward pass. They are
     gathered in buckets in that order, and a bucket is sent off once the
     gradients of all its parameters, and all earlier buckets, are there: the
-    order is the same on every rank.
+    order is the same on every rank. A large parameter is a bucket of its own,
+    whose gradient is averaged where it is; others are copied into one piece.
 
     Parameters
     ----------
@@ -30,14 +32,14 @@ class GradientAverage:
         self._buckets, self._bucket_of = [], {}
         if world.size == 1:
             return
-        num_bytes = BUCKET_BYTES
+        num_bytes, dtype = 0, None
         for parameter in reversed(list(parameters)):
-            if num_bytes >= BUCKET_BYTES:
+            num_bytes += parameter.nbytes
+            if num_bytes > BUCKET_BYTES or parameter.dtype != dtype:
                 self._buckets.append([])
-                num_bytes = 0
+                num_bytes, dtype = parameter.nbytes, parameter.dtype
             self._buckets[-1].append(parameter)
             self._bucket_of[parameter] = len(self._buckets) - 1
-            num_bytes += parameter.nbytes
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def expect(self):
@@ -56,31 +58,32 @@ class GradientAverage:
             self._send()
 
     def _send(self):
-        gradients = [
-            p.grad for p in self._buckets[len(self._sent)]
-            if p.grad is not None
+        parameters = [
+            p for p in self._buckets[len(self._sent)] if p.grad is not None
         ]
-        # One more, without elements: a bucket can be without gradients.
-        flat = torch.cat([
-            torch.empty(0, device=self._buckets[0][0].device),
-            *(gradient.flatten() for gradient in gradients),
-        ])
-        self._sent.append((gradients, flat, self.world.start_sum(flat)))
+        # A bucket without gradients has none on any rank.
+        sent = None
+        if parameters:
+            # A single gradient is not copied: this is a view of it.
+            flat, *others = [p.grad.flatten() for p in parameters]
+            flat = torch.cat([flat, *others]) if others else flat
+            sent = parameters, flat, self.world.start_sum(flat)
+        self._sent.append(sent)
 
     def finish(self):
         """Wait until every parameter's gradient is the average."""
         self._expected = False
         if self.world.size == 1:
             return
-        # Of a parameter that the loss doesn't depend on, none has arrived.
+        # Parameters on which the loss does not depend never arrive.
         while len(self._sent) < len(self._buckets):
             self._send()
-        for gradients, flat, wait in self._sent:
+        for parameters, flat, wait in filter(None, self._sent):
             wait()
             flat.div_(self.world.size)
-            parts = flat.split([gradient.numel() for gradient in gradients])
-            for part, gradient in zip(parts, gradients):
-                gradient.copy_(part.view_as(gradient))
+            parts = flat.split([p.numel() for p in parameters])
+            for p, part in zip(parameters, parts):
+                p.grad = part.view_as(p)
         self._sent = []
 
 
