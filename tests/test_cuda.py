@@ -78,7 +78,7 @@ def assert_sound(report, may_wait=False):
 def test_every_solver_trains_on_cuda(reports, name):
     report = reports[name]
     assert_sound(report, name in WAITS_IN_A_STEP)
-    assert report["step"] == 11
+    assert report["step"] == 6
     assert ("step" in report["waits"]) == (name in WAITS_IN_A_STEP)
 
 
