@@ -1,4 +1,5 @@
-"""What the results of a run depend on beside its components' files.
+"""The rest of the key of a cached run: what its results depend on beside its
+components' files.
 
 benchopt's key of a cached run has the files of objective, dataset and solver
 and their parameters, but neither the code they share, nor the versions of the
@@ -23,8 +24,8 @@ class Keyed:
     """
 
     def cache_key(self):
-        """What else results depend on: numbers and strings, in dicts, lists
-        and tuples."""
+        """The rest that results depend on: numbers and strings, in dicts,
+        lists and tuples."""
         raise NotImplementedError
 
     def _get_state(self):
@@ -32,6 +33,28 @@ class Keyed:
 
     def __setstate__(self, state):
         pass
+
+
+class KeyedFiles(Keyed):
+    """Mixin of a component that reads files which parameters name: a file
+    that is replaced by another is another problem."""
+
+    # Names of parameters; the value None is no file.
+    file_parameters = ()
+
+    def cache_key(self):
+        paths = (self._parameters[name] for name in self.file_parameters)
+        return [(path, _stamp(path)) for path in paths if path is not None]
+
+
+def _stamp(path):
+    """Size in bytes and time of the last change of a file; None without one.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.cache
@@ -55,7 +78,7 @@ def versions(requirements):
     Returns
     -------
     versions : list of (name, version)
-        None is the version of what is not installed.
+        The version of a package that is not installed is None.
     """
     names = (
         re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]

@@ -6,8 +6,8 @@ instance, which has them converted.
 """
 import itertools
 
-from benchmark_utils.errors import readable
-from benchmark_utils.parameters import convert
+from benchmark_utils.errors import explain_misspelt_names, readable
+from benchmark_utils.parameters import convert, find_rule
 
 # (names, what must hold of their values, what to say where it does not).
 RELATIONS = [
@@ -24,6 +24,11 @@ RELATIONS = [
 ]
 
 
+def names_of(key):
+    """The names in a key of a grid: of "a, b", a and b."""
+    return [name.strip() for name in key.split(",")]
+
+
 def combinations(grid):
     """Yield each combination of a grid's values, a dict by name.
 
@@ -32,7 +37,7 @@ def combinations(grid):
     """
     entries = []
     for key, values in grid.items():
-        names = [name.strip() for name in key.split(",")]
+        names = names_of(key)
         if not isinstance(values, (list, tuple)):
             values = [values]
         if len(names) == 1:
@@ -49,6 +54,48 @@ def combinations(grid):
         yield {name: v for part in parts for name, v in part.items()}
 
 
+def convert_options(options, defaults):
+    """Arguments of an optimizer, each of its default's kind: yes or no, a
+    number, or several numbers.
+
+    Parameters
+    ----------
+    options, defaults : dict
+        By the argument's name.
+
+    Returns
+    -------
+    options : dict
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    def converted(name, value, default):
+        if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+            if len(value) != len(default):
+                raise ValueError(
+                    f"{name}={value!r} must be {len(default)} values, as in "
+                    f"its default {default!r}."
+                )
+            return tuple(
+                converted(name, *pair) for pair in zip(value, default)
+            )
+        rule = find_rule("", default)
+        if rule is None or value is None:
+            return value
+        try:
+            return rule.convert(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{name}={value!r} must be {rule}.") from None
+
+    return {
+        name: converted(name, value, defaults[name])
+        for name, value in options.items()
+    }
+
+
 class CheckedParameters:
     """Mixin of a benchopt component: it refuses parameters that make no
     sense, with one sentence, and converts what is written otherwise."""
@@ -58,6 +105,7 @@ class CheckedParameters:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        explain_misspelt_names()
         cls.parameters = Grid(cls, cls.parameters)
 
     @classmethod

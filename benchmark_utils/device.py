@@ -1,4 +1,4 @@
-"""Devices: what each kind of them does, and where and how a run computes.
+"""Devices: what each kind of them does.
 
 The same lines train on a CPU, on CUDA and on Apple's GPUs ("mps"): whatever
 differs is a column of ``KINDS``. Only the CPU's row has been measured.
@@ -36,6 +36,9 @@ class Kind(NamedTuple):
         computes, two bytes per token.
     synchronize : function
         Waits for the work queued on the device.
+    get_rng_state, set_rng_state : functions or None
+        Of the device's own random generator: return its state, a tensor; and
+        take the state and the device. None where it is the CPU's.
     release_memory, peak_memory, free_memory : functions or None
         Of torch's allocator: return what is unused to the system and start
         the peak anew; the peak and what a process can still get, in bytes.
@@ -58,6 +61,8 @@ class Kind(NamedTuple):
     compile_flops: float
     pins_memory: bool
     synchronize: Callable
+    get_rng_state: Callable | None
+    set_rng_state: Callable | None
     release_memory: Callable | None
     peak_memory: Callable | None
     free_memory: Callable | None
@@ -94,6 +99,8 @@ KINDS = {
         compile_flops=6e16,
         pins_memory=True,
         synchronize=lambda device: torch.cuda.synchronize(device),
+        get_rng_state=lambda device: torch.cuda.get_rng_state(device),
+        set_rng_state=lambda *state: torch.cuda.set_rng_state(*state),
         release_memory=_cuda_release_memory,
         peak_memory=lambda device: torch.cuda.max_memory_allocated(device),
         # What torch keeps in reserve is freed before a run starts.
@@ -125,6 +132,8 @@ KINDS = {
         # Memory is shared with the processor.
         pins_memory=False,
         synchronize=lambda device: torch.mps.synchronize(),
+        get_rng_state=lambda device: torch.mps.get_rng_state(),
+        set_rng_state=lambda state, device: torch.mps.set_rng_state(state),
         # Metal has no peak. What the driver has allocated only grows until
         # the cache is emptied, which happens before each run.
         release_memory=lambda device: torch.mps.empty_cache(),
@@ -149,6 +158,8 @@ KINDS = {
         compile_flops=5e14,
         pins_memory=False,
         synchronize=lambda device: None,  # Nothing is ever queued.
+        get_rng_state=None,
+        set_rng_state=None,
         release_memory=None,
         peak_memory=None,
         free_memory=None,
@@ -162,99 +173,6 @@ KINDS = {
         evaluation_columns=1,
     ),
 }
-
-
-class Machine(NamedTuple):
-    """Where and in which precision (of matrix products) a run computes."""
-
-    device: torch.device
-    dtype: torch.dtype
-    device_reason: str
-    dtype_reason: str
-
-    @classmethod
-    def choose(cls, device="auto", dtype="auto", step_flops=math.inf):
-        """See ``choose_device`` and ``choose_dtype``."""
-        device, device_reason = choose_device(device, step_flops)
-        dtype, dtype_reason = choose_dtype(dtype, device)
-        return cls(device, dtype, device_reason, dtype_reason)
-
-    def describe(self):
-        """Device and precision with their reasons, for the user."""
-        return (
-            f"Training on {self.device} ({self.device_reason}) in "
-            f"{dtype_name(self.dtype)} ({self.dtype_reason})"
-        )
-
-
-def choose_device(device="auto", step_flops=math.inf):
-    """Decide on which device to compute; ``ValueError`` if torch can't.
-
-    Parameters
-    ----------
-    device : str
-        "auto", or what torch understands: "cpu", "cuda", "cuda:1", "mps".
-    step_flops : float
-        Floating-point operations of a training step.
-
-    Returns
-    -------
-    device : torch.device
-    reason : str
-
-    Raises ``ValueError`` if torch can't use it.
-    """
-    if device == "auto":
-        reasons = []
-        for type_, kind in KINDS.items():
-            if not kind.is_available():
-                reasons.append(f"there is no {kind.title}")
-            elif step_flops < kind.worthwhile_flops:
-                reasons.append(f"the problem is small for the {kind.title}")
-            else:
-                # The CPU is last, and is taken for want of the others.
-                if type_ != "cpu":
-                    reasons = [f"{kind.title} found"]
-                return torch.device(type_), " and ".join(reasons)
-    try:
-        chosen = torch.device(device)
-        if chosen.type not in KINDS:
-            raise RuntimeError("The benchmark does not know this kind.")
-        if not KINDS[chosen.type].is_available():
-            raise RuntimeError(f"torch {torch.__version__} finds none.")
-        torch.empty(1, device=chosen)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"device={device!r} can't be used: {str(error).splitlines()[0]} "
-            "Use 'auto', 'cpu', 'cuda' or 'mps'."
-        ) from error
-    return chosen, "as asked for"
-
-
-def choose_dtype(dtype, device):
-    """Decide in which precision matrix products are computed.
-
-    Parameters
-    ----------
-    dtype : {"auto", "float32", "bfloat16"}
-        "auto" is bfloat16 (autocast: parameters, gradients, optimizer state
-        and the loss stay float32) where the device multiplies it natively.
-    device : torch.device
-
-    Returns
-    -------
-    dtype : torch.dtype
-    reason : str
-    """
-    if dtype in ("float32", "bfloat16"):
-        return getattr(torch, dtype), "as asked for"
-    if dtype != "auto":
-        raise ValueError(
-            f"dtype={dtype!r} is not one of auto, float32, bfloat16."
-        )
-    if multiplies_bfloat16(device):
-        return torch.bfloat16, "the device multiplies it natively"
-    return torch.float32, "the device is not known to multiply bfloat16"
 
 
 def multiplies_bfloat16(device):

@@ -4,15 +4,21 @@ An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
 somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
 that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else.
+the command ends, below everything else; just above stands the command that
+reports the results.
 """
 import atexit
 import contextlib
+import difflib
 import functools
 import multiprocessing
 import os
+import re
 import secrets
+import shlex
+import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -28,6 +34,11 @@ class UserError(click.ClickException, ValueError, OSError):
     """A sentence for the user. benchopt's command line, which is click's,
     prints it alone; to Python code it is the error that it stands for."""
 
+    def show(self, file=None):
+        # benchopt's "Loading ..." may have left its line open.
+        print(flush=True)
+        super().show(file)
+
 
 def readable(method):
     """Decorator of a component's method: errors of the user's that leave it
@@ -35,28 +46,56 @@ def readable(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_notes()
+        show_frames(True)
         try:
             return method(self, *args, **kwargs)
         except (ValueError, OSError) as error:
             if is_debugging(self) or not is_ours(error):
                 raise
+            if getattr(self, "_run_context", None):
+                show_frames(False)
             raise UserError(str(error)) from None
 
     return wrapper
 
 
 def noted(method):
-    """Decorator of a solver's method: ``readable``, and whatever it fails
-    with is said again when the command ends."""
+    """Decorator of a method that a run calls: ``readable``, and whatever it
+    fails with is said again when the command ends."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            note(self, f"failed: {error or type(error).__name__}")
+            missing = missing_operation(error)
+            note(self, f"failed: {missing or describe(error)}")
+            if missing:
+                raise ValueError(f"{self.name}: {missing}") from error
             raise
 
     return readable(wrapper)
+
+
+def missing_operation(error):
+    """A sentence about an operation that torch does not have on Apple's GPUs;
+    None if the error is another one."""
+    found = re.search(
+        "operator '([^']+)' is not currently implemented for the MPS device",
+        str(error),
+    )
+    return found and (
+        f"torch has no {found[1]} on Apple's GPUs. Set the environment "
+        "variable PYTORCH_ENABLE_MPS_FALLBACK=1, and the processor computes "
+        "it; or train with device=cpu."
+    )
+
+
+def describe(error):
+    """An error in words: those of the benchmark's own errors say all, any
+    other's follow its kind, such as ``KeyError: 'lr'``."""
+    if isinstance(error, (ValueError, OSError)) and is_ours(error):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()
 
 
 def is_debugging(component):
@@ -65,6 +104,40 @@ def is_debugging(component):
         os.environ.get("BENCHOPT_DEBUG", "").lower()
         in ("1", "true", "yes", "on")
     )
+
+
+def show_frames(wanted):
+    """Whether tracebacks have frames: benchopt prints the traceback of
+    whatever ends a run, and the frames of a ``UserError`` say nothing."""
+    if wanted:
+        vars(sys).pop("tracebacklimit", None)
+    else:
+        sys.tracebacklimit = 0
+
+
+def explain_misspelt_names():
+    """Have one sentence printed where a command ends because it names a
+    parameter that there isn't: benchopt finds that out before it calls
+    anything of the benchmark."""
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_error
+
+
+def _print_error(kind, error, trace):
+    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
+    if kind is not ValueError or not found or is_debugging(None):
+        return sys.__excepthook__(kind, error, trace)
+    unknown, component = found.groups()
+    names = re.findall("^- (.*)$", str(error), re.M)
+    close = [
+        name for word in re.findall("'(.*?)'", unknown)
+        for name in difflib.get_close_matches(word, names, 1)
+    ]
+    hint = f"Do you mean {', '.join(close)}?" if close else (
+        f"It has {', '.join(names)}."
+    )
+    print(f"Error: {component} has no parameter {unknown}. {hint}",
+          file=sys.stderr)
 
 
 def is_ours(error):
@@ -83,7 +156,9 @@ def open_notes():
     if multiprocessing.current_process().name == "MainProcess":
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        # What is registered last is called first.
         atexit.register(print_notes)
+        atexit.register(name_the_report, time.time())
 
 
 def note(run, sentence):
@@ -97,16 +172,33 @@ def note(run, sentence):
     """
     text = "\n  ".join(["", *str(sentence).splitlines()])
     with contextlib.suppress(KeyError, OSError):
-        with open(os.environ[NOTES], "a") as file:
+        with open(
+            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
+        ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
+
+
+def name_the_report(since):
+    """Print the command that reports the newest results in ``outputs/``, if
+    they were written after ``since``, in seconds since 1970."""
+    files = list((ROOT / "outputs").glob("*.parquet"))
+    newest = max(files, key=os.path.getmtime, default=None)
+    if newest and newest.stat().st_mtime >= since:
+        here = Path.cwd()
+        if here in newest.parents:
+            newest = newest.relative_to(here)
+        print(
+            "\nThe verdict: python -m benchmark_utils.report "
+            f"{shlex.quote(str(newest))}", flush=True,
+        )
 
 
 def print_notes():
     """Print each note once, and delete them."""
     path = Path(os.environ[NOTES])
     with contextlib.suppress(FileNotFoundError):
-        notes = path.read_text().split("\0")[:-1]
+        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
         path.unlink()
         print("\nMind these runs:")
         print("\n".join(dict.fromkeys(notes)), flush=True)

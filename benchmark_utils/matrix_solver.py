@@ -14,7 +14,7 @@ class MatrixSolver(TrainingSolver):
     """A solver whose ``get_optimizer`` ends in ``with_adamw``.
 
     Its parameters include ``aux_learning_rate``, ``aux_beta1``, ``aux_beta2``
-    and ``aux_weight_decay``, those of AdamW. It also has
+    and ``aux_weight_decay``, those of AdamW. Every such solver also takes
 
     - ``aux_eps``: None is 1e-8;
     - ``embedding_learning_rate``, ``head_learning_rate``,
@@ -38,7 +38,7 @@ class MatrixSolver(TrainingSolver):
         roles : dict of str to list of nn.Parameter
         **own : float
             What ``learning_rate``, ``beta1``, ``beta2``, ``eps`` or
-            ``weight_decay`` are where the ``aux_`` parameter is None.
+            ``weight_decay`` are without an ``aux_`` parameter of the name.
 
         Returns
         -------
@@ -47,7 +47,12 @@ class MatrixSolver(TrainingSolver):
         own = {"eps": 1e-8} | own
 
         def aux(name):
-            value = getattr(self, f"aux_{name}")
+            value = getattr(self, f"aux_{name}", None)
+            if value is None and name not in own:
+                raise ValueError(
+                    f"{self.name} lacks aux_{name}, a parameter of AdamW's "
+                    "part."
+                )
             return own[name] if value is None else value
 
         groups = rest_groups(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.device import Machine
+from benchmark_utils.machine import Machine
 from benchmark_utils.training.ranks import ALONE, World
 
 

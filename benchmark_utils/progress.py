@@ -6,6 +6,7 @@ be followed live, or loaded into another tool, is read from there.
 """
 import csv
 import functools
+import sys
 
 from tqdm import tqdm
 
@@ -26,9 +27,14 @@ class Progress:
         self.evaluations = solver.evaluations
         self._csv_path, self._file = csv_path, None
         self._bar = tqdm(
-            total=self.num_steps, initial=solver.trainer.step, desc=self.name,
+            total=self.num_steps, initial=solver.trainer.step,
+            desc=f"{self.name}, repetition {self.repetition + 1}",
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
+        # The bar and the lines of a log have only the solver's short name.
+        say_once(str(solver))
+        if csv_path:
+            say(f"A row per evaluation: {csv_path}")
 
     def __enter__(self):
         return self
@@ -59,14 +65,13 @@ class Progress:
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(
-                f"train_loss {last['train_loss']:.4f}, {losses}"
+                f"{losses}, train_loss {last['train_loss']:.4f}"
             )
             return
-        print(
-            f"\n{self.name}, repetition {self.repetition + 1}: step "
+        say(
+            f"{self.name}, repetition {self.repetition + 1}: step "
             f"{last['step']} of {self.num_steps}, {losses}, "
-            f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}",
-            flush=True,
+            f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}"
         )
 
     def _left(self, last):
@@ -112,10 +117,13 @@ def in_words(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
+def say(message):
+    """Print a line about a run, above the bar if there is one."""
+    tqdm.write(message)
+    sys.stdout.flush()
+
+
 @functools.cache
 def say_once(message):
-    """Print a fact about a run, once per process.
-
-    benchopt's progress line ends with a carriage return: start a new one.
-    """
-    print(f"\n{message}", flush=True)
+    """Print a line about a run, once per process."""
+    say(message)

@@ -4,10 +4,15 @@
 
 prints a configuration of these two, or writes it to ``--output``. benchopt's
 own ``--config FILE -s AdamW`` runs AdamW with its defaults instead: a solver
-on the command line replaces all of the configuration's, settings included. A
-solver that the configuration hasn't, such as a file of yours, gets what all
-solvers there have in common (horizon and schedule), unless it comes with
-settings of its own.
+on the command line replaces all of the configuration's, settings included,
+and ``-o`` replaces the problem as a whole. Here, what is in brackets, or after
+``-o``, replaces the settings of that name, and the others stay:
+
+    python -m benchmark_utils.select configs/field.yml "Muon[learning_rate=1]"
+    python -m benchmark_utils.select configs/quickstart.yml -o log=csv
+
+A solver that the configuration hasn't, such as a file of yours, gets what all
+solvers there have in common (horizon and schedule).
 """
 import argparse
 import sys
@@ -15,27 +20,67 @@ from pathlib import Path
 
 import yaml
 
+OPENING, CLOSING = "[({", "])}"
+
 
 def split(entry):
-    """The name of a configuration's entry, and its settings: list of str.
+    """The name of a configuration's entry, and its settings: dict of str.
 
-    Raises ``ValueError`` for an entry that is no text.
+    Raises
+    ------
+    ValueError
+        If it is no text, or not of this form.
     """
     if not isinstance(entry, str):
         raise ValueError(f"{entry} is not written as Name[setting=value,...].")
-    name, bracket, settings = entry.partition("[")
-    return name, settings.removesuffix("]").split(",") if bracket else []
+    name, bracket, rest = entry.partition("[")
+    if bracket and not rest.endswith("]"):
+        raise ValueError(f"{entry} has no closing bracket.")
+    return name, settings_of(rest.removesuffix("]"))
 
 
-def select(config, chosen):
+def settings_of(text):
+    """Settings as text, ``"a=1,b=[2,3]"``, as a dict of str to str.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not written as name=value.
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in OPENING) - (character in CLOSING)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    settings = {}
+    for part in filter(str.strip, parts):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"{part!r} is not written as name=value.")
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def joined(name, settings):
+    """The entry of a configuration: the reverse of ``split``."""
+    listed = ",".join(f"{key}={value}" for key, value in settings.items())
+    return f"{name}[{listed}]" if listed else name
+
+
+def select(config, chosen=(), objective=""):
     """A configuration with some of its solvers, and others.
 
     Parameters
     ----------
     config : dict
         A run configuration of benchopt's.
-    chosen : list of str
-        Solvers by name or file; with settings in brackets, or without.
+    chosen : sequence of str
+        Solvers by name or file; with settings in brackets, which replace
+        those of the configuration, or without. All if there are none.
+    objective : str
+        Settings of the objective, which replace those of the configuration.
 
     Returns
     -------
@@ -44,52 +89,78 @@ def select(config, chosen):
     Raises
     ------
     ValueError
-        If a name is neither in the configuration nor a file.
+        If a solver without settings is neither in the configuration nor a
+        file.
     """
-    entries = {}
-    for entry in config.get("solver", []):
-        name, settings = split(entry)
-        entries.setdefault(name.lower(), []).append((entry, settings))
-    rows = [settings for rows in entries.values() for _, settings in rows]
-    common = [
-        setting for setting in (rows[0] if rows else [])
-        if all(setting in settings for settings in rows)
-    ]
+    entries = [split(entry) for entry in config.get("solver", [])]
+    settings = [of_one for _, of_one in entries]
+    common = {
+        key: value for key, value in (settings[0] if settings else {}).items()
+        if all(of_one.get(key) == value for of_one in settings)
+    }
     solvers = []
     for one in chosen:
-        name, settings = split(one)
-        if settings:
-            solvers.append(one)
-        elif name.lower() in entries:
-            solvers += [entry for entry, _ in entries[name.lower()]]
-        elif Path(name).is_file():
-            solvers.append(f"{name}[{','.join(common)}]")
-        else:
-            known = ", ".join(rows[0][0].partition("[")[0]
-                              for rows in entries.values())
+        name, changed = split(one)
+        found = [
+            joined(known, of_one | changed) for known, of_one in entries
+            if known.lower() == name.lower()
+        ]
+        if not (found or changed or Path(name).is_file()):
+            known = ", ".join(dict.fromkeys(name for name, _ in entries))
             raise ValueError(
                 f"{name} is no solver of the configuration, which has "
                 f"{known}, and no file."
             )
-    return config | {"solver": solvers}
+        solvers += found or [joined(name, common | changed)]
+    selected = dict(config)
+    if solvers:
+        # Entries that came to be the same are one.
+        selected["solver"] = list(dict.fromkeys(solvers))
+    if changed := settings_of(objective):
+        selected["objective"] = list(dict.fromkeys(
+            joined(name, of_one | changed) for name, of_one in
+            map(split, config.get("objective", ["nanoGPT"]))
+        ))
+    return selected
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
-    parser.add_argument(
-        "solver", nargs="+", help="a name in the configuration, or a file"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark_utils.select",
+        description=__doc__.splitlines()[0],
     )
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument(
+        "solver", nargs="*", metavar="SOLVER",
+        help="a name in the configuration, or a file; with settings in "
+        "brackets, which replace those of the configuration. All without.",
+    )
+    parser.add_argument(
+        "-o", "--objective", default="", metavar="SETTINGS",
+        help="settings of the objective, such as log=csv,target=3.5",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="new file to write the configuration to",
+    )
+    options = parser.parse_intermixed_args()
     try:
         config = yaml.safe_load(options.config.read_text())
-        config = select(config, options.solver)
+        if not isinstance(config, dict):
+            raise ValueError(f"{options.config} is no run configuration.")
+        config = select(config, options.solver, options.objective)
         text = yaml.safe_dump(config, sort_keys=False, width=1000)
-        if options.output:
-            options.output.write_text(text)
-        else:
+        if options.output is None:
             sys.stdout.write(text)
+        else:
+            # "x" fails where a file is.
+            with options.output.open("x") as file:
+                file.write(text)
+    except FileExistsError:
+        parser.error(
+            f"--output {options.output} is there already: remove it, or "
+            "choose another name."
+        )
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
 

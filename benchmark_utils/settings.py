@@ -9,15 +9,15 @@ With ``settings="auto"`` a run takes the row of the model at hand, with
 ``settings="rotary"`` that of ``rotary`` on whatever model. A parameter that is
 chosen as well wins, also where the choice equals the class's own value.
 """
-from benchmark_utils.checked import combinations
+from benchmark_utils.checked import combinations, names_of
 from benchmark_utils.progress import say_once
 
 
 class PublishedSettings:
     """Mixin of a solver whose parameters can come from its ``published``.
 
-    Beside ``CheckedParameters``. A parameter that is to come from there is
-    None until ``take_settings`` knows the model.
+    It stands before ``CheckedParameters`` among the bases. A parameter that is
+    to come from a row is None until ``take_settings`` knows the model.
     """
 
     # For each model: the "source", and a value of every parameter but those
@@ -28,7 +28,7 @@ class PublishedSettings:
     _parameters, _source = {}, ""
 
     def __init_subclass__(cls, **kwargs):
-        names = [name for key in cls.parameters for name in split(key)]
+        names = [name for key in cls.parameters for name in names_of(key)]
         cls.parameters = dict(cls.parameters) | {
             name: [None] for name in cls.optional_parameters
             if name not in names
@@ -37,8 +37,8 @@ class PublishedSettings:
 
     @classmethod
     def spread(cls, chosen):
-        """A command's choice of values. Where it takes published settings, it
-        becomes a choice for all parameters: those left open are None.
+        """Extend a command's choice of values to all parameters, where it
+        takes published settings: those left open are None.
 
         Parameters
         ----------
@@ -48,6 +48,8 @@ class PublishedSettings:
         Returns
         -------
         chosen : dict
+            The same grid, or one with a single key for all parameters: each
+            solver that the command chooses can leave others open.
         """
         choices = list(combinations(chosen))
         if not any(choice.get("settings") for choice in choices):
@@ -62,8 +64,6 @@ class PublishedSettings:
                 row = tuple((values | choice)[name] for name in names)
                 if row not in rows:
                     rows.append(row)
-        # As one choice for all of them: each solver of a command can have
-        # other open parameters.
         return {", ".join(names): rows}
 
     def save_parameters(self, **parameters):
@@ -155,8 +155,8 @@ class PublishedSettings:
 
     def describe_settings(self):
         """Columns of the results: ``settings_used``, the values of all
-        parameters, and ``settings_source``, where published ones are from;
-        it is empty for the solver's or the command's own."""
+        parameters, and ``settings_source``, the source of a published row;
+        "" where the values are the solver's or the command's own."""
         used = {name: getattr(self, name) for name in self._parameters}
         return {
             "settings_used": _text(_chosen(used)),
@@ -166,11 +166,6 @@ class PublishedSettings:
     def __repr__(self):
         """The solver's name in the results, without what is None."""
         return f"{self.name}[{_text(self._parameters)}]"
-
-
-def split(key):
-    """The names in a key of a grid."""
-    return [name.strip() for name in key.split(",")]
 
 
 def _chosen(values):

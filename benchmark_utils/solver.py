@@ -9,11 +9,11 @@ import functools
 from benchopt import BaseSolver
 
 from benchmark_utils.cache_key import Keyed, code_hash, versions
+from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.device import synchronize
 from benchmark_utils.errors import noted
 from benchmark_utils.followers import together
 from benchmark_utils.optimizers.groups import describe_groups
-from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.progress import Progress, say_once
 from benchmark_utils.resume import Resumable
 from benchmark_utils.settings import PublishedSettings
@@ -46,6 +46,8 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     - ``warmup_steps``, ``schedule``, ``cooldown``: see
       ``benchmark_utils.training.schedules.learning_rate_factor``;
     - ``max_grad_norm``: gradients are clipped to this global norm; 0 is off.
+
+    Every solver also takes ``settings``: see ``PublishedSettings``.
     """
 
     required_parameters = [
@@ -142,8 +144,11 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
         # its activations is on the clock, nor what is queued on the device.
-        self.trainer.accumulate_gradients(*self._first_micro_batch())
+        loss = self.trainer.accumulate_gradients(*self._first_batch())
         self.trainer.optimizer.zero_grad(set_to_none=True)
+        # Computed as each step computes it: a forward pass without gradients
+        # would be one more graph to compile.
+        self._train_loss = self.world.mean(loss.item())
         synchronize(self.machine.device)
         self._resumable = Resumable(
             self, callback, self._options.checkpoint_every,
@@ -153,7 +158,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     @noted
     @together
     def run(self, callback):
-        trainer = self.trainer
+        trainer, evaluations = self.trainer, set(self.evaluations)
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
@@ -164,7 +169,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 # benchopt reads its clock first thing in the callback, and
                 # evaluates at the steps that get_next gave: the work queued
                 # until then must be done.
-                if trainer.step in self.evaluations:
+                if trainer.step in evaluations:
                     synchronize(self.machine.device)
                 if not callback() or trainer.step == self.num_steps:
                     break
@@ -179,8 +184,6 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         train_loss = trainer.pop_train_loss()
         if train_loss is not None:
             self._train_loss = train_loss
-        elif trainer.step == 0:
-            self._train_loss = trainer.batch_loss(*self._first_batch())
         memory = peak_memory(self.machine.device)
         return dict(
             evaluated=trainer.evaluated,

@@ -2,6 +2,7 @@
 from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.errors import note
+from benchmark_utils.progress import say
 from benchmark_utils.results.crossings import first_crossing, interpolate
 
 
@@ -22,13 +23,15 @@ class TargetCriterion(StoppingCriterion):
         for warning in describe_limits(
             solver.name, len(solver.evaluations), max_runs, timeout
         ):
-            print(f"\nWARNING: {warning}")
+            say(f"WARNING: {warning}")
         if solver.world.rank:
             # One clock decides.
             timeout = None
         return super().get_runner_instance(
-            max_runs=max_runs, timeout=timeout, terminal=terminal,
-            solver=solver, run_key=run_key,
+            max_runs=max_runs, timeout=timeout, solver=solver,
+            # Without a terminal benchopt shows no progress of its own, which
+            # would be a second line for every evaluation (see progress.py).
+            terminal=None, run_key=run_key,
         )
 
     def should_stop(self, stop_val, objective_list):
@@ -50,7 +53,7 @@ class TargetCriterion(StoppingCriterion):
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         for sentence in describe_failure(objective_list):
-            print(f"\nWARNING: {self.solver.name} {sentence}", flush=True)
+            say(f"WARNING: {self.solver.name} {sentence}")
             note(self.solver, sentence)
         return stop, status, next_stop_val
 

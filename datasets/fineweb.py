@@ -44,7 +44,7 @@ CORPORA = {
     "fineweb": Corpus(
         "kjj0/fineweb10B-gpt2", "fineweb", "fineweb10B", 103, 3.28
     ),
-    # No run of these tokens is published that a target could be taken from.
+    # No run on these tokens is published from which to take a target.
     "fineweb-edu": Corpus(
         "kjj0/finewebedu10B-gpt2", "finewebedu", "finewebedu10B", 99, None
     ),

@@ -143,7 +143,7 @@ def zipf(n):
 
 
 def _entropy(probabilities):
-    """In nats."""
+    """Entropy of a distribution, in nats."""
     return float(-(probabilities * np.log(probabilities)).sum())
 
 

@@ -7,11 +7,11 @@ from benchmark_utils.results.problems import (
     describe, problem_options, select
 )
 from benchmark_utils.results.sweeps import (
-    at_the_edge, logarithmic, sweep, swept_parameters
+    MEASURES, NO_POINTS, at_the_edge, logarithmic, sweep, swept_parameters
 )
 from benchmark_utils.results.table import plain, runs
 
-MEASURES = {"steps to target": "steps_to_target", "final loss": "val_loss"}
+COLUMNS = {words: column for column, words in MEASURES.items()}
 NONE = "no parameter was swept"
 
 
@@ -28,7 +28,7 @@ class Plot(BasePlot):
     type = "scatter"
     options = {
         "parameter": parameter_options,
-        "measure": list(MEASURES),
+        "measure": list(COLUMNS),
         "problem": problem_options,
     }
 
@@ -37,7 +37,7 @@ class Plot(BasePlot):
         # benchopt asks for all combinations, also those that did not run.
         if parameter not in swept_parameters(table):
             return []
-        found = at_the_edge(sweep(table, parameter, MEASURES[measure]))
+        found = at_the_edge(sweep(table, parameter, COLUMNS[measure]))
         drawn = []
         for label, rows in found.groupby("label", sort=False):
             style = self.get_style(label) | {"label": label}
@@ -63,7 +63,12 @@ class Plot(BasePlot):
         table = runs(evaluations)
         if parameter in swept_parameters(table):
             title = f"{measure.capitalize()} against {parameter}"
-            title += "; star: best, cross: diverged or never there"
+            column = COLUMNS[measure]
+            title += (
+                f"; {NO_POINTS[column]}"
+                if at_the_edge(sweep(table, parameter, column)).empty
+                else "; star: best, cross: diverged or never there"
+            )
             log = logarithmic(table, parameter)
         else:
             title, log = NONE.capitalize(), False

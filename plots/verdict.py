@@ -1,4 +1,6 @@
 """The table of the report: steps to target, and who was faster."""
+import re
+
 from benchopt import BasePlot
 
 from benchmark_utils.results.formats import cells
@@ -53,5 +55,7 @@ def _in_order(cells, comparison):
 
 
 def _literal(text):
-    """A text in which benchopt finds no markup."""
+    """A text in which benchopt finds no markup, and a browser no hyphen to
+    break 4e-06 at."""
+    text = re.sub(r"(\de)-(\d)", "\\1\u2011\\2", text)
     return text.replace("*", r"\*").replace("_", r"\_")

@@ -31,7 +31,6 @@ class Solver(MatrixSolver):
         "beta2": [0.95],
         "eps": [1e-8],
         "weight_decay": [0.1],
-        "aux_learning_rate": [None],
         "aux_beta1": [None],
         "aux_beta2": [None],
         "aux_weight_decay": [None],

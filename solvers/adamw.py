@@ -21,7 +21,6 @@ class Solver(MatrixSolver):
         "eps": [1e-8],
         "weight_decay": [0.1],
         # Those of embeddings, head, gains and biases, where they differ.
-        "aux_learning_rate": [None],
         "aux_beta1": [None],
         "aux_beta2": [None],
         "aux_weight_decay": [None],

@@ -4,7 +4,10 @@
 
 Some of them differ from their papers: see docs/methods.rst.
 """
-from benchmark_utils.optimizers.by_name import make_optimizer
+from benchmark_utils.checked import convert_options
+from benchmark_utils.optimizers.by_name import (
+    check_options, find_optimizer, known_options, make_optimizer
+)
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -24,6 +27,16 @@ class Solver(TrainingSolver):
         "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
+
+    @classmethod
+    def check_together(cls, values):
+        optimizer = find_optimizer(values["optimizer"])
+        options = values["options"]
+        check_options(optimizer, values["weight_decay"], options or {})
+        if options:
+            values["options"] = convert_options(
+                options, known_options(optimizer)
+            )
 
     def get_optimizer(self, roles):
         return make_optimizer(

@@ -19,13 +19,14 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.device import choose_device, choose_dtype, synchronize
-from benchmark_utils.models.named import make_model
+from benchmark_utils.device import synchronize
+from benchmark_utils.machine import choose_device, choose_dtype
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.memory import keep_freed_memory
 from benchmark_utils.training.ranks import ALONE, World
 from benchmark_utils.training.trainer import Trainer
+from speed.variants import VOCAB_SIZE, build
 
 
 def sizes(most):
@@ -47,13 +48,11 @@ def work(results, rank, size, port, options):
         world = World(rank, size)
         world.connect(dist.TCPStore("127.0.0.1", port), device)
     length = options["shape"]["context_length"]
-    tokens = torch.randint(options["vocab_size"], (
-        options["batch_size"] // size, length + 1
-    ), device=device)
+    tokens = torch.randint(
+        VOCAB_SIZE, (options["batch_size"] // size, length + 1), device=device
+    )
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    model = make_model(
-        "gpt2", options["vocab_size"], **options["shape"]
-    ).to(device)
+    model = build(options["shape"]).to(device)
     if options["compiled"]:
         compile_model(model, by_block=size > 1)
     trainers = [
@@ -170,13 +169,12 @@ def print_table(title, table):
             )
 
 
-def report(arguments, vocab_size, shape):
+def report(arguments, shape):
     """Measure and print what the command line of speed.training asks for."""
     rows = arguments.micro_batch[-1]
     batch_size = rows * arguments.num_devices
     table = measure(arguments.num_devices, {
-        "vocab_size": vocab_size, "shape": shape,
-        "batch_size": batch_size, "micro_batch_size": rows,
+        "shape": shape, "batch_size": batch_size, "micro_batch_size": rows,
         "compiled": arguments.compiled,
         "repetitions": arguments.repetitions,
         "num_threads": max(
@@ -187,6 +185,7 @@ def report(arguments, vocab_size, shape):
         print(json.dumps(table, indent=1))
     else:
         print_table(
-            f"{batch_size} x {shape['context_length']} tokens, "
-            f"{shape['n_layer']} layers of width {shape['n_embd']}", table,
+            f"{shape['model']}, {batch_size} x {shape['context_length']} "
+            f"tokens, {shape['n_layer']} layers of width {shape['n_embd']}",
+            table,
         )

@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 from benchopt.benchmark import Benchmark
 
-from benchmark_utils.device import (
-    autocast, choose_device, choose_dtype, synchronize
-)
+from benchmark_utils.device import autocast, synchronize
+from benchmark_utils.machine import choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
 from benchmark_utils.training.memory import keep_freed_memory
 

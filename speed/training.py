@@ -2,6 +2,7 @@
 
     python -m speed.training
     python -m speed.training --micro-batch 1 --repetitions 5 --json
+    python -m speed.training --model gpt2 rotary modern --micro-batch 1
     python -m speed.training --num-devices 2
 
 Every variant is a process of its own, so that its peak memory is its own. The
@@ -10,7 +11,8 @@ alike; each is quoted as a multiple of the speed of the first. A turn is a step
 to warm up and a step on the clock, after which the process returns its free
 memory: at full size, micro-batches of four rows fit into 24 GiB. Training is
 measured for each --micro-batch, evaluation for the batch that it uses (with
---variants, everything for each --micro-batch).
+--variants, everything for each --micro-batch). Of several models, only the
+training is measured, in the machine's precision, each beside its own ceiling.
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
 the rate at which this machine multiplies matrices of the model's own shapes,
@@ -20,7 +22,7 @@ models/transformer.py). Runs unchanged where there is a GPU: --micro-batch 32
 is what a run uses there. Where the device does not multiply bfloat16 natively,
 as on a processor with AVX2 alone, it is left out unless asked for with
 --variants: it would only be emulated. So is Hugging Face's model, where
-transformers is not installed.
+transformers is not installed or the model is another.
 """
 import argparse
 import contextlib
@@ -33,15 +35,22 @@ import time
 
 import torch
 
-from benchmark_utils.device import (
-    KINDS, choose_device, choose_dtype, dtype_name, synchronize
-)
+from benchmark_utils.device import KINDS, dtype_name, synchronize
+from benchmark_utils.machine import choose_device, choose_dtype
+from benchmark_utils.models.named import MODELS
 from benchmark_utils.training.memory import (
     peak_memory, process_memory, release_memory
 )
 from speed import devices
-from speed.variants import VARIANTS, VOCAB_SIZE, flops, make_step
+from speed.variants import (
+    ONLY_GPT2, VARIANTS, facts, flops, make_step, shape_of
+)
 
+# Options that replace a model's own sizes.
+SIZES = {
+    "--n-layer": "n_layer", "--n-head": "n_head", "--n-embd": "n_embd",
+    "--sequence-length": "context_length",
+}
 GROUPS = [
     ["plain float32", "transformers", "float32", "float32 compiled",
      "matmul float32"],
@@ -147,10 +156,14 @@ def summarise(variants, shape, rows, seconds, peak):
     return table
 
 
-def possible_groups(native):
+def possible_groups(native, models=("gpt2",)):
     """The groups of variants, without those that this machine can't compute
-    natively or lacks the package for."""
-    absent = set()
+    natively, lacks the package for, or that are of another model. For several
+    models, one group."""
+    if len(models) > 1:
+        dtype = dtype_name(native)
+        return [[dtype, f"{dtype} compiled", f"matmul {dtype}"]]
+    absent = set() if models == ("gpt2",) else set(ONLY_GPT2)
     if native != torch.bfloat16:
         absent |= {name for name in VARIANTS if "bfloat16" in name}
     if not importlib.util.find_spec("transformers"):
@@ -159,17 +172,29 @@ def possible_groups(native):
     return [group for group in groups if len(group) > 1]
 
 
-def planned_runs(options, native):
+def planned_runs(options, shapes, native):
     """Pairs: the rows of a micro-batch, and the group of variants."""
     if options.variants:
         return [(rows, options.variants) for rows in options.micro_batch]
-    *training, evaluation = possible_groups(native)
-    tokens = KINDS[choose_device()[0].type].evaluation_tokens
-    rows = max(1, tokens // options.sequence_length)
-    return [
-        *((rows, group) for rows in options.micro_batch for group in training),
-        (rows, evaluation),
+    groups = possible_groups(native, tuple(s["model"] for s in shapes))
+    evaluation = groups.pop() if len(shapes) == 1 else []
+    runs = [
+        (rows, group) for rows in options.micro_batch for group in groups
     ]
+    if evaluation:
+        tokens = KINDS[choose_device()[0].type].evaluation_tokens
+        rows = max(1, tokens // shapes[0]["context_length"])
+        runs.append((rows, evaluation))
+    return runs
+
+
+def describe(shape, own):
+    """One line: a model, its sizes, and what ``facts`` says of it."""
+    return (
+        "{model}: {n_layer} layers of width {n_embd}, {n_head} heads, rows of "
+        "{context_length} tokens, {num_parameters:,} parameters, first loss "
+        "{first_loss:.3f}".format(**shape, **own)
+    )
 
 
 def print_table(title, labels, table):
@@ -194,13 +219,14 @@ def main():
             f"{name} ({what})" for name, what in VARIANTS.items()
         ),
     )
+    parser.add_argument("--model", nargs="+", choices=MODELS,
+                        default=["gpt2"], metavar="NAME")
     parser.add_argument("--micro-batch", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS,
                         metavar="NAME", help="one group; by default, three")
-    parser.add_argument("--n-layer", type=int, default=12)
-    parser.add_argument("--n-head", type=int, default=12)
-    parser.add_argument("--n-embd", type=int, default=768)
-    parser.add_argument("--sequence-length", type=int, default=1024)
+    for name in SIZES:
+        parser.add_argument(name, type=int, metavar="N",
+                            help="by default, the model's own")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--no-scaling", action="store_true",
                         help="skip the table of sizes, lengths and batches")
@@ -211,30 +237,41 @@ def main():
     parser.add_argument("--json", action="store_true",
                         help="print one JSON list instead of tables")
     options = parser.parse_args()
-    shape = {
-        "n_layer": options.n_layer, "n_head": options.n_head,
-        "n_embd": options.n_embd, "context_length": options.sequence_length,
+    sizes = {
+        name: getattr(options, option.strip("-").replace("-", "_"))
+        for option, name in SIZES.items()
     }
+    try:
+        shapes = [shape_of(model, sizes) for model in options.model]
+    except ValueError as error:
+        parser.error(str(error))
     native, reason = choose_dtype("auto", choose_device()[0])
     print(f"In {dtype_name(native)}: {reason}.", file=sys.stderr)
     if options.num_devices:
-        return devices.report(options, VOCAB_SIZE, shape)
+        if len(shapes) > 1:
+            parser.error("--num-devices is for one --model at a time.")
+        return devices.report(options, shapes[0])
+    own = {shape["model"]: facts(shape) for shape in shapes}
+    if not options.json:
+        for shape in shapes:
+            print(describe(shape, own[shape["model"]]))
     tables = []
-    for rows, variants in planned_runs(options, native):
-        table = measure(variants, shape, rows, options.repetitions)
+    for rows, variants in planned_runs(options, shapes, native):
+        table = [
+            row | own[row["model"]] for shape in shapes
+            for row in measure(variants, shape, rows, options.repetitions)
+        ]
         tables += table
         if not options.json:
-            print_table(
-                f"{rows} x {options.sequence_length} tokens, "
-                f"{options.n_layer} layers of width {options.n_embd}",
-                variants, table,
-            )
-    if not options.no_scaling:
+            print_table(f"Micro-batches of {rows} row(s)", [
+                f"{row['model']} {row['variant']}" for row in table
+            ], table)
+    if not options.no_scaling and len(shapes) == 1:
         variant = dtype_name(native)
         table = [
             row for changes, rows in SCALING
             for row in measure(
-                [variant], shape | changes, rows, options.repetitions
+                [variant], shapes[0] | changes, rows, options.repetitions
             )
         ]
         tables += table

@@ -1,5 +1,10 @@
-"""The variants that ``speed.training`` times, and how much each computes."""
+"""The variants that ``speed.training`` times, and how much each computes.
+
+A shape is a dict: the ``model``, a name of ``benchmark_utils.models.named``,
+and its ``n_layer``, ``n_head``, ``n_embd`` and ``context_length``.
+"""
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +12,7 @@ import torch
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
-from benchmark_utils.models.named import make_model
+from benchmark_utils.models.named import architecture, make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.evaluation import evaluate
@@ -33,6 +38,44 @@ VARIANTS = {
 }
 
 
+# What is of one model alone: it has GPT-2's activation, or is another GPT-2.
+ONLY_GPT2 = ("plain float32", "transformers")
+
+
+def shape_of(name, sizes):
+    """The shape of a named model, with sizes other than None in place of its
+    own."""
+    a = architecture(name, sizes)
+    return {"model": name} | {size: getattr(a, size) for size in sizes}
+
+
+def split(shape):
+    """The model's name, and its sizes."""
+    sizes = dict(shape)
+    return sizes.pop("model"), sizes
+
+
+def build(shape):
+    """The model of a shape, untrained, on the CPU."""
+    name, sizes = split(shape)
+    return make_model(name, VOCAB_SIZE, **sizes)
+
+
+@torch.no_grad()
+def facts(shape):
+    """Number of parameters of a model, and its loss before training on random
+    tokens, in nats per token."""
+    model = build(shape)
+    tokens = torch.randint(
+        VOCAB_SIZE, (1, shape["context_length"] + 1),
+        generator=torch.Generator().manual_seed(0),
+    )
+    return {
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "first_loss": model(tokens[:, :-1], tokens[:, 1:]).item(),
+    }
+
+
 def make_step(variant, shape, rows, device):
     """The work of one variant: a function to be timed, without arguments."""
     sequence_length = shape["context_length"]
@@ -47,7 +90,7 @@ def make_step(variant, shape, rows, device):
     if variant == "transformers":
         return transformers_step(shape, inputs, targets, device)
     keep_freed_memory()
-    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
+    model = build(shape).to(device)
     if "compiled" in variant:
         compile_model(model)
     dtype = getattr(
@@ -85,7 +128,7 @@ def plain_step(shape, inputs, targets, device):
         inner = 0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))
         return 0.5 * x * (1.0 + torch.tanh(inner))
 
-    model = make_model("gpt2", VOCAB_SIZE, **shape).to(device)
+    model = build(shape).to(device)
     for block in model.blocks:
         block.mlp_fc.activate = gelu
     optimizer = torch.optim.AdamW(model.parameters())
@@ -126,12 +169,14 @@ def matmul_step(variant, shape, rows, device):
     """Each matrix product of a step once, into memory that is there already:
     forward, gradient of the input, gradient of the weight."""
     dtype = getattr(torch, variant.split()[-1])
-    width = shape["n_embd"]
-    shapes = {
-        (width, 3 * width): shape["n_layer"], (width, width): shape["n_layer"],
-        (width, 4 * width): shape["n_layer"],
-        (4 * width, width): shape["n_layer"], (width, VOCAB_SIZE): 1,
-    }
+    name, sizes = split(shape)
+    a = architecture(name, sizes)
+    width = a.n_embd
+    qkv = [(width, 3 * width)] if a.fused_qkv else 3 * [(width, width)]
+    shapes = Counter(a.n_layer * [
+        *qkv, (width, width), (width, 4 * width), (4 * width, width)
+    ])
+    shapes[width, padded_vocabulary(a)] += 1
     products = []
     for (fan_in, fan_out), count in shapes.items():
         x = torch.randn(rows, fan_in, dtype=dtype, device=device)
@@ -150,15 +195,18 @@ def matmul_step(variant, shape, rows, device):
     return step
 
 
+def padded_vocabulary(a):
+    """Rows of the head of an ``Architecture``."""
+    return VOCAB_SIZE + -VOCAB_SIZE % a.vocab_multiple
+
+
 def flops(variant, shape, rows):
-    """Of one step of a variant."""
-    length = shape["context_length"]
-    weights = VOCAB_SIZE * shape["n_embd"] + (
-        12 * shape["n_layer"] * shape["n_embd"]**2
-    )
-    per_token = 6 * weights
+    """Floating-point operations of one step of a variant."""
+    name, sizes = split(shape)
+    a = architecture(name, sizes)
+    per_token = 6 * a.matrix_weights(padded_vocabulary(a))
     if "matmul" not in variant:
-        per_token += 12 * shape["n_layer"] * shape["n_embd"] * length
+        per_token += 12 * a.n_layer * a.n_embd * a.context_length
     if variant.startswith(("evaluate", "forward")):
         per_token /= 3
-    return per_token * rows * length
+    return per_token * rows * a.context_length

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 OBJECTIVE = (
     "nanoGPT[model={model},n_layer=1,n_head=2,n_embd=32,"
     "context_length=32,batch_size=8,"
-    "sequence_length=32,val_tokens=128,eval_every=5,micro_batch_size=4,"
+    "sequence_length=32,val_tokens=256,eval_every=5,micro_batch_size=4,"
     "compile={compile}]"
 )
 DATASET = "Simulated[train_tokens=5000,val_tokens=2000]"

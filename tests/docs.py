@@ -9,7 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 from benchopt.results import read_results
+
+from benchmark_utils.data.shards import HEADER_BYTES, MAGIC, VERSION
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +24,20 @@ def code_blocks(page, language):
         (ROOT / page).read_text(), re.M,
     )
     return [textwrap.dedent(block).strip() for block in blocks]
+
+
+def write_empty_shards(data_home):
+    """All shards of FineWeb, of nothing but zeros, which take no room on a
+    disk; return their folder."""
+    folder = data_home / "fineweb10B"
+    folder.mkdir()
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = MAGIC, VERSION, 10**8
+    for name in ["val_000000"] + [f"train_{i:06d}" for i in range(1, 104)]:
+        with open(folder / f"fineweb_{name}.bin", "wb") as file:
+            file.write(header.tobytes())
+            file.truncate(HEADER_BYTES + 2 * 10**8)
+    return folder
 
 
 class Clone:

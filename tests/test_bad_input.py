@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.errors import UserError
 from benchmark_utils.models.named import make_model
+from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
@@ -143,13 +144,16 @@ def test_objective_and_data(refused, parameters, parts):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda w: w.pop("final_norm.bias"), "final_norm.bias none for [32]"),
-    (lambda w: w.update({"other": torch.zeros(3)}), "other [3] for none"),
+    (lambda w: w.pop("final_norm.bias"),
+     "final_norm.bias: nothing instead of [32]"),
+    (lambda w: w.update({"other": torch.zeros(3)}),
+     "other: [3] instead of nothing"),
     (lambda w: w.update({"final_norm.bias": torch.zeros(3)}),
-     "final_norm.bias [3] for [32]"),
-    (None, "can't be read"),
+     "final_norm.bias: [3] instead of [32]"),
+    (None, "There is no file"),
 ])
-def test_weights_of_another_model(refused, tmp_path, change, message):
+def test_weights_of_another_model(
+        refused, monkeypatch, tmp_path, change, message):
     path = tmp_path / "weights.safetensors"
     weights = make_model(
         "gpt2", 256, n_layer=2, n_head=2, n_embd=32, context_length=32
@@ -157,8 +161,17 @@ def test_weights_of_another_model(refused, tmp_path, change, message):
     if change:
         change(weights)
         save_file(weights, path)
+    # Before a solver is set up, let alone compiled.
+    monkeypatch.setattr(TrainingSolver, "set_objective", None)
     found = refused(objective={"initial_weights": str(path)})
     assert message in found and str(path) in found
+
+
+def test_weights_that_are_no_weights(refused, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_text("no weights")
+    found = refused(objective={"initial_weights": str(path)})
+    assert f"{path} can't be read" in found
 
 
 def test_horizon_and_data(refused):
@@ -221,7 +234,7 @@ def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
     assert output.splitlines()[-1] == (
         "Error: Shampoo: learning_rate=-0.001 must be a number, at least 0."
     )
-    assert len(output.splitlines()) <= 3
+    assert len(list(filter(None, output.splitlines()))) <= 3
     assert not (tmp_path / "data").exists()
 
 
@@ -251,18 +264,57 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
     clone = Clone(tmp_path / "clone")
     output = clone.run(
         f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
-        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]",
-        tracebacks=True,
+        "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]"
     )
     first, last = output.split("\nMind these runs:\n")
-    name, sentence = last.splitlines()
+    name, sentence, _, report = last.splitlines()
+    assert report.startswith("The verdict: python -m benchmark_utils.report ")
     assert name.startswith("AdamW[") and "num_steps=1000000" in name
     assert sentence.startswith("  failed: 1000000 steps of 512 tokens need")
-    # What leads from benchopt to the benchmark, and no further.
-    traceback = first.split("Traceback")[1].split("UserError")[0]
-    assert len(traceback.splitlines()) < 20
+    assert first.count("UserError: 1000000 steps") == 2
     path, = (clone.folder / "outputs").glob("*.parquet")
     assert read_results(path).solver_name.str.startswith("SGD").all()
+
+
+def test_a_device_that_is_not_there_is_a_sentence_for_each_run(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        "benchopt run . --config configs/smoke.yml --no-plot "
+        "-o nanoGPT[device=cuda,batch_size=8,sequence_length=32,"
+        "val_tokens=1024] -s SGD[num_steps=5,warmup_steps=0] "
+        "-s AdamW[num_steps=5,warmup_steps=0]", returncode=1,
+    )
+    first, last = output.split("\nMind these runs:\n")
+    assert first.count("UserError: device='cuda' can't be used: ") == 2
+    name, sentence = last.splitlines()
+    assert name.startswith("nanoGPT[gpt2,")
+    assert sentence.startswith("  failed: device='cuda' can't be used: ")
+
+
+def test_a_debugger_gets_the_frames(tmp_path):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        "benchopt run . --config configs/smoke.yml --no-plot "
+        "-s Adam[num_steps=1000000]", returncode=1, tracebacks=True,
+        BENCHOPT_DEBUG="1",
+    )
+    assert "in check_horizon" in output
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    ("-s AdamW[learning_rat=1]",
+     "AdamW has no parameter 'learning_rat'. Do you mean learning_rate?"),
+    ("-o nanoGPT[devise=cpu]",
+     "nanoGPT has no parameter 'devise'. Do you mean device?"),
+])
+def test_a_misspelt_parameter_is_one_sentence(tmp_path, arguments, sentence):
+    clone = Clone(tmp_path / "clone")
+    output = clone.run(
+        f"benchopt run . --config configs/smoke.yml {arguments}", returncode=1
+    )
+    assert f"Error: {sentence}" in output.splitlines()[-1]
 
 
 def test_runs_that_went_well_have_no_last_words(command, notes):
@@ -323,13 +375,29 @@ def test_a_solver_without_sound_parameters(
      "return torch.optim.lr_scheduler.ConstantLR("
      "torch.optim.SGD(parameters, lr=0.1))",
      "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
-], ids=["closure", "scheduler"])
+    ("return torch.optim.SGD(parameters, lr=self.learning_rate)", "pass",
+     "failed: NoneType is no torch.optim.Optimizer, which get_optimizer"),
+], ids=["closure", "scheduler", "nothing"])
 def test_a_solver_without_a_usable_optimizer(
         command, mine, notes, old, new, sentence):
     code, output = command("-s", mine(old, new))
     assert code == 1
     assert "UserError: " + sentence.removeprefix("failed: ") in output
     assert sentence in notes.read_text()
+
+
+@pytest.mark.parametrize("line, sentence", [
+    ('{}["lr"]', "failed: KeyError: 'lr'"),
+    ("import not_there", "failed: ModuleNotFoundError: No module named"),
+    ('open("/not/there")', "failed: FileNotFoundError: [Errno 2] No such"),
+    ("assert not roles", "failed: AssertionError"),
+], ids=["key", "module", "file", "assertion"])
+def test_an_error_that_is_not_ours_is_said_with_its_kind(
+        command, mine, notes, line, sentence):
+    code, output = command("-s", mine("parameters = [", f"{line}\n"
+                                      "        parameters = ["))
+    assert code == 1 and sentence.removeprefix("failed: ") in output
+    assert notes.read_text().splitlines()[1].strip().startswith(sentence)
 
 
 # --------------------------------------------- runs that end, and not well

@@ -8,7 +8,7 @@ from benchmark_utils.results.curves import (
     highest_loss, median_curves, seed_curves, share_reached, shows_target
 )
 from benchmark_utils.results.problems import problem_names
-from benchmark_utils.results.savings import steps_saved
+from benchmark_utils.results.savings import steps_saved, title_of
 from benchmark_utils.results.sweeps import (
     at_the_edge, equal_times, sweep, swept_parameters
 )
@@ -120,6 +120,11 @@ def test_a_zoom_far_from_the_target_is_on_the_runs():
     assert highest == pytest.approx(4 + 0.05 * 1.5)
     assert not shows_target(far, near_target=True)
     assert shows_target(far)
+    # One that gets there decides, however many don't.
+    one = pd.concat([far, run_of([5.5, 3, 1.9], [0, 1, 2], 3)])
+    assert highest_loss(one, near_target=True) == pytest.approx(
+        2 + 0.05 * 3.5
+    )
     near = run_of([5, 3, 2.05], [0, 1, 2])
     assert shows_target(near, near_target=True)
 
@@ -153,6 +158,18 @@ def test_steps_saved_are_those_of_the_verdict():
     assert adam.label == "Adam" and adam.saved == 0
 
 
+@pytest.mark.parametrize("case, without", [
+    ("all censored", ["Adam", "SGD"]), ("one diverged", ["Adam", "SGD"]),
+])
+def test_nothing_is_saved_against_a_baseline_that_never_got_there(
+        case, without):
+    saved, missing = steps_saved(verdict(runs(problem(CASES[case]))))
+    assert saved.empty and missing == without
+    assert title_of("Adam", saved, missing) == (
+        "Steps saved against Adam: none, as not all its seeds got there"
+    )
+
+
 def test_a_sweep_marks_its_best_and_what_diverged():
     table = runs(problem(CASES["a sweep"]))
     assert swept_parameters(table) == ["learning_rate"]
@@ -164,6 +181,13 @@ def test_a_sweep_marks_its_best_and_what_diverged():
     steps = table.groupby("p_solver_learning_rate")["steps_to_target"]
     assert points["median"].tolist() == steps.median().tolist()
     assert points["y"].iloc[3] > points["high"].max()
+    # Without any value that got there, there is no scale, and no edge.
+    never = sweep(
+        table[table["p_solver_learning_rate"].isin([0.01, 0.03])].assign(
+            steps_to_target=np.inf
+        ), "learning_rate", "steps_to_target",
+    )
+    assert len(never) == 2 and at_the_edge(never).empty
     assert not swept_parameters(runs(problem(CASES["three"])))
 
 

@@ -19,7 +19,7 @@ def test_shards_are_prepared(clone):
         prepare.splitlines(), ["fineweb10B", "finewebedu10B"]
     ):
         output = clone.run(
-            command, returncode=1, tracebacks=True, HF_HUB_OFFLINE="1",
+            command, returncode=1, HF_HUB_OFFLINE="1",
             BENCHOPT_DATA_HOME=str(clone.folder / "data"),
         )
         assert f"data/{folder} lacks 19 of 19 file(s)" in output

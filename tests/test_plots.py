@@ -200,17 +200,42 @@ def test_a_browser_without_network_draws_every_picture(page, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_says_how_pictures_are_had(tmp_path):
-    command, = code_blocks("docs/pictures.rst", "bash")
+    pictures, follow = code_blocks("docs/pictures.rst", "bash")
+    select, run = follow.splitlines()
     clone = Clone(tmp_path / "clone")
-    clone.run(
-        "benchopt run . --config configs/smoke.yml --no-display -n 100 "
-        "--output mine"
-    )
-    said = clone.run(command)
-    assert "18 figures in figures" in said and "needs no network" in said
+    clone.run(select)
+    clone.run(run + " --no-display --output mine")
+    said = clone.run(pictures)
+    assert "9 pictures as PDF and PNG in figures" in said
+    assert "needs no network" in said
     assert len(list((clone.folder / "figures").iterdir())) == 18
     page = clone.folder / "outputs" / "benchmark_nanogpt_mine.html"
     assert "plotly.js v" in page.read_text()
+    assert list((clone.folder / "outputs").rglob("evaluations.csv"))
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_other_tools_read_the_file_of_a_run(
+        package, run, tmp_path, monkeypatch):
+    pytest.importorskip(package)
+    source, = [
+        block for block in code_blocks("docs/pictures.rst", "python")
+        if package in block
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    frame = run({"AdamW": {}}, {"log": "csv"},
+                output_file=str(tmp_path / "outputs" / "results.parquet"))
+    path, = tmp_path.rglob("evaluations.csv")
+    exec(source, {})
+    if package == "tensorboard":
+        from tensorboard.backend.event_processing import event_accumulator
+        events = event_accumulator.EventAccumulator(str(path.parent))
+        events.Reload()
+        values = [event.value for event in events.Scalars("val_loss")]
+        assert values == pytest.approx(frame["value"].tolist())
+    else:
+        assert list(tmp_path.glob("wandb/offline-run-*"))
 
 
 def test_a_wrong_baseline_leaves_no_figures(tmp_path):

@@ -1,12 +1,17 @@
 import csv
 import io
 import os
+import re
+import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
-from docs import Clone, code_blocks
+from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
 
+from benchmark_utils import errors
 from benchmark_utils.report import __main__ as report
 
 STEPS = {
@@ -46,7 +51,11 @@ def test_report_is_a_row_per_solver_then_the_verdict(results, printed):
         ["Adam", "3 of 3", "295.0 \u00b1 4.0", "2.4990", "10", "403", "1"],
         ["SGD", "0 of 3", "> 300", "2.6000", "10", "403", "-"],
     ]
-    assert verdict.startswith("- Muon reaches 2.5 in 33 % fewer steps than")
+    # The digits of the table.
+    assert verdict.startswith(
+        "- Muon reaches 2.5 in 32.6 % fewer steps than Adam (95 % CI 24.8 to "
+        "39.5;"
+    )
     assert "How carefully each solver was tuned" in notes
 
 
@@ -101,7 +110,7 @@ def test_several_files_are_one_table(results, printed):
     other = results.with_name("other.parquet")
     made_results({"Lion": [250, 255, 262]}).to_parquet(other)
     text = printed(results, other)
-    assert "Lion reaches 2.5 in 13 % fewer steps than Adam" in " ".join(
+    assert "Lion reaches 2.5 in 13.3 % fewer steps than Adam" in " ".join(
         text.split()
     )
     # Two files are two commands.
@@ -116,8 +125,36 @@ def test_newest_of_two_results_of_a_run_counts(results, capsys):
     report.main([str(newer), str(results)])
     out, err = capsys.readouterr()
     assert "101.0" in out and "199.0" not in out
-    assert err == "3 runs are in more than one file: those of the newest " \
-        "count.\n"
+    assert err == (
+        f"Results: {newer}, {results}\n"
+        "3 runs are in the results more than once: the newest of each "
+        "counts.\n"
+    )
+
+
+def test_runs_that_differ_in_a_switch_are_one(tmp_path, printed):
+    """With and without ``log=csv``, which is not in the problem's name: the
+    evaluations of the two must not be taken for those of one."""
+    first, second = (
+        made_results(STEPS, p_obj_log=log, ms_per_step=ms)
+        for log, ms in [(None, 10.0), ("csv", 20.0)]
+    )
+    path = tmp_path / "made.parquet"
+    pd.concat([first, second]).sort_values(
+        "stop_val", kind="stable"
+    ).to_parquet(path)
+    alone = tmp_path / "alone.parquet"
+    second.to_parquet(alone)
+    assert printed(path) == printed(alone)
+
+
+def test_runs_that_cannot_be_told_apart_are_refused(tmp_path):
+    path = tmp_path / "made.parquet"
+    pd.concat([
+        made_results({"Mine": [steps]}) for steps in (250, 260)
+    ]).to_parquet(path)
+    with pytest.raises(SystemExit, match="two runs of Mine.* different name"):
+        report.main([str(path)])
 
 
 def test_every_problem_has_a_table_of_its_own(tmp_path, printed):
@@ -155,16 +192,27 @@ def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
     (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
     (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
     (["{folder}/other.parquet"], "there is no column dataset, objective"),
+    (["{folder}/none.parquet", "--html"], "no file {folder}/none.parquet."),
+    (["{folder}"], "{folder} is not a file of results of this benchmark: it "
+     "is a folder."),
+    (["{folder}/rowless.parquet"], "it holds no rows."),
+    (["{folder}/made.parquet", "--html"], "`benchopt plot . -f FILE"),
+    (["{folder}/made.parquet", "--figures", "{folder}/notes.txt"],
+     "--figures {folder}/notes.txt is not a folder."),
+    (["{folder}/made.parquet", "--output", "{folder}/notes.txt"],
+     "{folder}/notes.txt is there already"),
     (["{folder}/made.parquet", "--baseline", "Adamm"],
      "baseline 'Adamm' is not in the results: take one of Adam, Muon, SGD."),
     (["{folder}/made.parquet", "--output", "{folder}/no/x.md"],
      "there is no folder {folder}/no."),
     ([], "There are no results in {folder}/empty"),
 ])
-def test_errors_are_one_sentence(results, monkeypatch, arguments, message):
+def test_errors_are_one_sentence(
+        results, monkeypatch, capsys, arguments, message):
     folder = results.parent
     (folder / "notes.txt").write_text("not results")
     (folder / "empty").mkdir()
+    pd.read_parquet(results)[:0].to_parquet(folder / "rowless.parquet")
     pd.DataFrame({"a": [1]}).to_parquet(folder / "other.parquet")
     monkeypatch.setattr(report, "OUTPUTS", folder / "empty")
     with pytest.raises(SystemExit) as caught:
@@ -172,6 +220,43 @@ def test_errors_are_one_sentence(results, monkeypatch, arguments, message):
     error = caught.value.code
     assert message.format(folder=folder) in error
     assert "\n" not in error
+    # Nothing was reported, and nothing written over.
+    assert capsys.readouterr().out == ""
+    assert (folder / "notes.txt").read_text() == "not results"
+
+
+def test_the_report_of_new_results_alone_is_named(
+        tmp_path, monkeypatch, capsys):
+    path = tmp_path / "outputs" / "two words.parquet"
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    errors.name_the_report(since=path.stat().st_mtime + 1)
+    assert capsys.readouterr().out == ""
+    errors.name_the_report(since=path.stat().st_mtime)
+    assert capsys.readouterr().out == (
+        "\nThe verdict: python -m benchmark_utils.report "
+        "'outputs/two words.parquet'\n"
+    )
+
+
+def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
+    """From the file of results alone, without what trained them."""
+    here = printed(results)
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "benchmark_utils", folder / "benchmark_utils")
+    moved = shutil.move(results, folder / "another name.parquet")
+    for package in ("torch", "benchopt", "tqdm"):
+        (folder / f"{package}.py").write_text("raise ImportError")
+    there = subprocess.run(
+        [sys.executable, "-m", "benchmark_utils.report", moved], cwd=folder,
+        check=True, text=True, capture_output=True, env=os.environ | {
+            "PYTHONPATH": "", "PYTHONHASHSEED": "1", "PYTHONUTF8": "1",
+        },
+    )
+    assert there.stdout == here
+    assert there.stderr == f"Results: {moved}\n"
 
 
 def test_real_results_are_reported(run, tmp_path):
@@ -207,6 +292,8 @@ def test_commands_of_the_page_run(tmp_path):
             command + (" --no-display" * command.startswith("benchopt"))
         )
         if command.endswith("report"):
-            assert "Neither SGD nor AdamW reaches" in " ".join(output.split())
-    assert "| AdamW | 0 of 3 |" in (clone.folder / "verdict.md").read_text()
+            verdict = output.partition("\nVerdict\n")[2]
+            assert "SGD" in verdict and "AdamW" in verdict
+    markdown = (clone.folder / "verdict.md").read_text()
+    assert re.search(r"^\| AdamW \| \d of 3 \|", markdown, re.M)
     assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")

@@ -5,27 +5,19 @@ import signal
 import subprocess
 import sys
 
+import joblib
 import pytest
 import torch
 
 from benchmark_utils import resume
+from benchmark_utils.models.named import make_model
+from benchmark_utils.models.weights import save_weights
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
-from conftest import ROOT, read_plain
+from conftest import ROOT, tiny_runs
+from killed_run import Runs, measured
 
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
-# All that a run measures, but for clocks and memory.
-MEASURED = [
-    "step", "stop_val", "tokens", "value", "train_loss", "learning_rate",
-    "target_reached", "steps_to_target", "tokens_to_target", "stop_reason",
-    "idx_rep",
-]
-
-
-def measured(frame):
-    """Of all rows, as lists that compare to the bit."""
-    frame = frame.sort_values(["idx_rep", "stop_val"])
-    return {name: frame[name].tolist() for name in MEASURED}
 
 
 class Interrupted(Exception):
@@ -57,6 +49,12 @@ def folder(tmp_path, monkeypatch):
 
 
 EVERY_3 = {"checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What is measured of a run that nothing interrupts."""
+    return measured(tiny_runs(tmp_path_factory.mktemp("whole"))())
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_repetitions_and_other_settings_have_their_own(
     )
 
 
-def test_it_can_be_switched_off(run, interrupt, folder, capsys):
+def test_it_can_be_switched_off(run, whole, interrupt, folder, capsys):
     interrupt(8)
     with pytest.raises(RuntimeError):
         run(objective={"checkpoint_every": 0})
@@ -112,7 +110,7 @@ def test_it_can_be_switched_off(run, interrupt, folder, capsys):
     interrupt(None)
     fresh = run(objective=EVERY_3 | {"resume": False})
     assert "Continues" not in capsys.readouterr().out
-    assert measured(fresh) == measured(run())
+    assert measured(fresh) == whole
 
 
 def test_short_runs_write_none_by_themselves(run, folder, monkeypatch):
@@ -158,7 +156,7 @@ def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
     "tensors.safetensors", "state.json", "SHA256SUMS"
 ])
 def test_a_damaged_one_is_refused_and_the_one_before_taken(
-        run, interrupt, folder, capsys, damage, name):
+        run, whole, interrupt, folder, capsys, damage, name):
     interrupt(8)
     with pytest.raises(RuntimeError):
         run(objective=EVERY_3)
@@ -175,7 +173,7 @@ def test_a_damaged_one_is_refused_and_the_one_before_taken(
     output = capsys.readouterr().out
     assert f"WARNING: {path.parent}" in output and "not used" in output
     assert "Continues from step 3" in output
-    assert measured(resumed) == measured(run())
+    assert measured(resumed) == whole
 
 
 def test_one_of_other_code_is_refused_and_left_alone(
@@ -200,6 +198,22 @@ def test_one_of_other_code_is_refused_and_left_alone(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_description_that_can_not_be_read_costs_a_warning(
+        run, whole, interrupt, folder, capsys, monkeypatch):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    how, = folder.glob("*/*/how.json")
+    how.parent.rename(how.parent.with_name("other"))
+    how, = folder.glob("*/other/how.json")
+    how.write_text(how.read_text()[:-10])
+    interrupt(None)
+    capsys.readouterr()
+    frame = run(objective=EVERY_3)
+    assert "but of something that can't be read" in capsys.readouterr().out
+    assert measured(frame) == whole
+
+
 def test_the_key_has_all_that_results_depend_on(
         run, interrupt, folder, monkeypatch):
     identities = []
@@ -217,17 +231,39 @@ def test_the_key_has_all_that_results_depend_on(
     assert len(how["files"]) == 3
 
 
+def test_other_initial_weights_in_the_same_file_are_another_run(
+        run, interrupt, folder, tmp_path, capsys, bench):
+    path = tmp_path / "weights.safetensors"
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32}
+    save_weights(make_model("gpt2", 256, seed=1, **shape), path)
+    objective = EVERY_3 | {"initial_weights": repr(str(path))}
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=objective)
+    interrupt(None)
+    Objective = bench.get_benchmark_objective()
+    problem = Objective.get_instance(initial_weights=str(path))
+    before = joblib.hash(problem)
+    save_weights(make_model("gpt2", 256, seed=2, **shape), path)
+    capsys.readouterr()
+    run(objective=objective)
+    output = capsys.readouterr().out
+    assert "but of another initial_weights: it is not used" in output
+    # Nor does benchopt take the results of the ones for those of the others.
+    assert joblib.hash(problem) != before
+
+
 def test_a_folder_that_can_not_be_written_costs_a_warning(
-        run, folder, capsys, monkeypatch):
+        run, whole, folder, capsys, monkeypatch):
     folder.touch()
     frame = run(objective=EVERY_3)
     assert "no checkpoint at step 3" in capsys.readouterr().out
-    assert measured(frame) == measured(run())
+    assert measured(frame) == whole
 
 
 @pytest.mark.parametrize("mebibytes", [0.1, 0.7])
 def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
-        run, folder, capsys, monkeypatch, tmp_path, mebibytes):
+        run, whole, folder, capsys, monkeypatch, tmp_path, mebibytes):
     """A real one: without room for one checkpoint, or for a second."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -245,43 +281,18 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
         assert not list(disk.rglob("*"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    assert measured(frame) == measured(run())
+    assert measured(frame) == whole
 
 
 # ------------------------------------------------------------- real signals
 
-class Killed:
-    """Runs of ``killed_run.py`` in processes of their own."""
-
-    def __init__(self, folder, solver="AdamW", repetitions=1):
-        self.solver, self.repetitions = solver, str(repetitions)
-        self.results = folder / "results.parquet"
-        self.environment = os.environ | {
-            "BENCHOPT_DATA_HOME": str(folder / "data"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        }
-
-    def start(self, *when):
-        return subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "killed_run.py", self.solver,
-             self.repetitions, self.results, *map(str, when)],
-            env=self.environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def run(self, *when):
-        process = self.start(*when)
-        output, _ = process.communicate(timeout=300)
-        return process.returncode, output
-
-
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
-    """Rows of a run of Adam that is never killed."""
-    whole = Killed(tmp_path_factory.mktemp("unbroken"))
-    code, output = whole.run()
+    """Rows of a run of AdamW that is never killed."""
+    runs = Runs(tmp_path_factory.mktemp("unbroken"))
+    code, output = runs.run()
     assert code == 0, output
-    return measured(read_plain(whole.results))
+    return runs.rows()
 
 
 @pytest.mark.slow
@@ -295,32 +306,30 @@ def unbroken(tmp_path_factory):
     [("step", 11), ("step", 5), ("step", 5)],
 ], ids=["step", "evaluation", "writing", "twice"])
 def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
-    killed = Killed(tmp_path)
+    runs = Runs(tmp_path)
     for when in moments:
-        code, output = killed.run(*when)
+        code, output = runs.run(*when)
         assert code == -signal.SIGKILL, output
-        assert not killed.results.exists()
-    code, output = killed.run()
+        assert not runs.results.exists()
+    code, output = runs.run()
     assert code == 0 and "Continues from step" in output, output
-    frame = read_plain(killed.results)
-    assert measured(frame) == unbroken
-    assert not list((tmp_path / "data" / "checkpoints").glob("*"))
+    assert runs.rows() == unbroken
+    assert not runs.left()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
-    killed = Killed(tmp_path)
+    runs = Runs(tmp_path)
     # In the eleventh step; the last checkpoint by itself is of step 9.
-    code, output = killed.run("step", 14, name)
+    code, output = runs.run("step", 14, name)
     assert code == 1, output
-    assert f"{name}: writes a checkpoint after this step" in output
+    assert f"{name}: the run ends after this step, with a" in output
     assert f"Ended by {name} at step 11." in output
     assert "The same command goes on from there" in output
-    code, output = killed.run()
+    code, output = runs.run()
     assert code == 0 and "Continues from step 11" in output, output
-    frame = read_plain(killed.results)
-    assert measured(frame) == unbroken
+    assert runs.rows() == unbroken
 
 
 @pytest.mark.slow
@@ -329,32 +338,42 @@ def test_a_slurm_job_that_is_signalled_is_queued_again(tmp_path, unbroken):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
     scontrol.chmod(0o755)
-    killed = Killed(tmp_path)
-    environment = killed.environment
-    killed.environment = environment | {
-        "SLURM_JOB_ID": "123",
-        "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
-    }
-    code, output = killed.run("step", 14, "SIGUSR2")
+    job = Runs(
+        tmp_path, SLURM_JOB_ID="123",
+        PATH=os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
+    )
+    code, output = job.run("step", 14, "SIGUSR2")
     assert code == 1 and "Ended by SIGUSR2 at step 11." in output, output
     assert (tmp_path / "asked").read_text() == "requeue 123\n"
-    assert not killed.results.exists()
-    killed.environment = environment
-    code, output = killed.run()
+    assert not job.results.exists()
+    again = Runs(tmp_path)
+    code, output = again.run()
     assert code == 0 and "Continues from step 11" in output, output
-    assert measured(read_plain(killed.results)) == unbroken
+    assert again.rows() == unbroken
 
 
 @pytest.mark.slow
 def test_two_processes_of_the_same_command_do_not_harm_each_other(
         tmp_path, unbroken):
-    folders = [Killed(tmp_path), Killed(tmp_path)]
-    for i, one in enumerate(folders):
-        one.results = tmp_path / f"{i}.parquet"
-    processes = [one.start() for one in folders]
-    for one, process in zip(folders, processes):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    both = [Runs(tmp_path), Runs(tmp_path)]
+    for i, runs in enumerate(both):
+        runs.results = tmp_path / f"{i}.parquet"
+    processes = [runs.start() for runs in both]
+    for runs, process in zip(both, processes):
+        code, output = runs.wait(process)
+        assert code == 0, output
         assert "Traceback" not in output and "damaged" not in output
-        frame = read_plain(one.results)
-        assert measured(frame) == unbroken
+        assert runs.rows() == unbroken
+
+
+@pytest.mark.slow
+def test_the_command_that_kills_at_random_sees_nothing_lost():
+    process = subprocess.run(
+        [sys.executable, "tests/kill_at_random.py", "SOAP", "--kills", "3",
+         "--num-steps", "30"],
+        cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("SOAP: 3 kills (")
+    assert "rows equal; 0 files left" in process.stdout

@@ -10,6 +10,7 @@ UTILS = ROOT / "benchmark_utils"
 # lies in no room is a room of its own.
 BELOW = {
     "device": set(),
+    "machine": {"device"},
     "data": {"device"},
     "models": {"device"},
     "optimizers": set(),
@@ -20,7 +21,7 @@ BELOW = {
     "select": set(),
     "threads": set(),
     "parameters": {"data", "models", "training"},
-    "problem": {"data", "training", "device"},
+    "problem": {"data", "training", "machine"},
 }
 # On the top floor everything below can be used, and benchopt.
 TOP = {

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from benchmark_utils.select import select
+from benchmark_utils.select import main, select
 from conftest import ROOT
 
 CONFIG = {
@@ -28,8 +28,32 @@ def test_a_file_gets_what_all_have_in_common(tmp_path):
     file.touch()
     solvers = select(CONFIG, [str(file), "SGD[num_steps=7]"])["solver"]
     assert solvers == [
-        f"{file}[num_steps=400,warmup_steps=40]", "SGD[num_steps=7]"
+        f"{file}[num_steps=400,warmup_steps=40]",
+        "SGD[num_steps=7,warmup_steps=40]",
     ]
+
+
+def test_settings_on_the_command_line_replace_those_of_their_name():
+    """The others stay: the horizon, above all."""
+    solvers = select(CONFIG, ["AdamW[learning_rate=[0.1,0.2],beta1=0.8]"])
+    assert solvers["solver"] == [
+        "AdamW[num_steps=400,warmup_steps=40,learning_rate=[0.1,0.2],"
+        "beta1=0.8]"
+    ]
+    # Both rows of Muon come to be the same.
+    assert select(CONFIG, ["Muon[learning_rate=1]"])["solver"] == [
+        "Muon[num_steps=400,warmup_steps=40,learning_rate=1]"
+    ]
+
+
+def test_settings_of_the_objective_replace_those_of_their_name():
+    config = CONFIG | {"objective": ["nanoGPT[n_layer=2,log=csv]", "nanoGPT"]}
+    chosen = select(config, objective="log=None,target=3.5")
+    assert chosen["objective"] == [
+        "nanoGPT[n_layer=2,log=None,target=3.5]",
+        "nanoGPT[log=None,target=3.5]",
+    ]
+    assert chosen["solver"] == CONFIG["solver"]
 
 
 def test_a_name_that_is_nowhere_is_refused():
@@ -53,10 +77,25 @@ def test_what_it_prints_runs(config, tmp_path, bench):
     assert lion[1]["num_steps"] == adamw[1]["num_steps"]
 
 
-def test_a_missing_configuration_is_one_sentence():
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmark_utils.select", "no.yml", "AdamW"],
-        cwd=ROOT, text=True, capture_output=True,
-    )
-    assert result.returncode == 2
-    assert "No such file" in result.stderr.splitlines()[-1]
+@pytest.mark.parametrize("arguments, message", [
+    (["{folder}/no.yml", "AdamW"], "No such file"),
+    (["{folder}/list.yml", "AdamW"], "list.yml is no run configuration."),
+    (["{folder}/mine.yml", "AdamW[0.1]"], "'0.1' is not written as name="),
+    (["{folder}/mine.yml", "AdamW[a=1"], "AdamW[a=1 has no closing bracket."),
+    (["{folder}/mine.yml", "-o", "csv", "AdamW"], "'csv' is not written as"),
+    (["{folder}/mine.yml", "--output", "{folder}/list.yml"],
+     "list.yml is there already: remove it, or choose another name."),
+])
+def test_errors_are_one_sentence(
+        arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "list.yml").write_text("- 1")
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump(CONFIG))
+    monkeypatch.setattr(sys, "argv", [
+        "select", *(text.format(folder=tmp_path) for text in arguments)
+    ])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: python -m benchmark_utils.select ")
+    assert message in last
+    assert (tmp_path / "list.yml").read_text() == "- 1"

@@ -3,12 +3,15 @@ results, and give way to what a command chooses."""
 import functools
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import joblib
 import pytest
 import torch
+import yaml
 from benchopt.utils.parametrized_name_mixin import _get_used_parameters
+from docs import ROOT, Clone, code_blocks, write_empty_shards
 from solver_suite import references
 from solver_suite.references import nesterov
 from solver_suite.toy import relative_error
@@ -205,6 +208,36 @@ def test_steps_are_those_of_the_source(solvers, name, model):
             after = expected[role](before[p], gradients[p], factors)
             error, = relative_error([p.detach()], [after], [before[p]])
             assert error < bound, (role, tuple(p.shape))
+
+
+def test_commands_of_the_docs_take_the_settings_of_their_models(tmp_path):
+    """Without the training, of which these are many hours."""
+    write_empty_shards(tmp_path)
+    clone = Clone(tmp_path / "clone")
+    block, = code_blocks("docs/methods.rst", "bash")
+    for command, names in zip(block.splitlines(), [
+        ("AdamW", "Muon", "SOAP"), ("AdamW", "Muon", "NorMuon", "Shampoo"),
+    ], strict=True):
+        output = clone.run(
+            f"{command} --collect", returncode=1,
+            BENCHOPT_DATA_HOME=str(tmp_path), HF_HUB_OFFLINE="1",
+        )
+        assert output.count("not run yet") == len(names)
+        assert all(f"{name}[settings=auto]" in output for name in names)
+
+
+@pytest.mark.parametrize("path", sorted(
+    (ROOT / "configs").glob("speedrun*.yml")), ids=lambda path: path.stem)
+def test_the_data_of_a_speedrun_last_for_its_settings(path, solvers):
+    config = yaml.safe_load(path.read_text())
+    shards = re.findall(r"num_train_shards=(\d+)", config["dataset"][0])
+    model = re.findall(r"model=(\w+)", config["objective"][0])
+    for solver in solvers(*config["solver"]):
+        solver.take_settings(model[0] if model else "gpt2")
+        # A shard holds 190 steps, the last one of all 103 half as many.
+        assert solver.num_steps <= (
+            190 * int(shards[0]) if shards else 190 * 102 + 105
+        )
 
 
 def test_what_a_command_chooses_wins(solvers):

@@ -1,12 +1,14 @@
 """The benchmark scripts run, on sizes of seconds."""
 import argparse
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from benchmark_utils.models.named import make_model
 from conftest import ROOT
 from speed import training
 
@@ -38,6 +40,38 @@ def test_training_speed_is_measured_side_by_side():
         4 * 4 * 1.6 < row["peak_mib"] < 1000
         for name, row in rows.items() if "matmul" not in name
     )
+
+
+@pytest.mark.slow
+def test_each_model_is_measured_beside_its_own_ceiling():
+    output = subprocess.run(
+        [sys.executable, "-m", "speed.training", "--model", "rotary-tiny",
+         "modern-tiny", "--n-layer", "1", "--sequence-length", "32",
+         "--micro-batch", "2", "--repetitions", "1", "--json",
+         "--variants", "float32", "matmul float32"],
+        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
+    ).stdout
+    rows = {(r["model"], r["variant"]): r for r in json.loads(output)}
+    assert len(rows) == 4
+    for name, head in ("rotary-tiny", 50257), ("modern-tiny", 50304):
+        model = make_model(name, 50257, n_layer=1)
+        ours = rows[name, "float32"]
+        ceiling = rows[name, "matmul float32"]
+        assert ours["num_parameters"] == sum(
+            p.numel() for p in model.parameters()
+        )
+        assert ours["first_loss"] == pytest.approx(math.log(50304), abs=0.4)
+        products = 6 * 64 * (12 * 96**2 + 96 * head)
+        assert ceiling["gflops"] * ceiling["seconds"] == pytest.approx(
+            products / 1e9
+        )
+        attention = 12 * 64 * 96 * 32
+        assert ours["gflops"] * ours["seconds"] == pytest.approx(
+            (products + attention) / 1e9
+        )
+        assert ours["share_of_ceiling"] == pytest.approx(
+            ours["gflops"] / ceiling["gflops"]
+        )
 
 
 @pytest.mark.slow
@@ -77,14 +111,18 @@ def test_bfloat16_is_left_out_where_it_would_be_emulated():
         assert "bfloat16" not in "".join(group)
 
 
+def test_what_is_of_gpt2_alone_is_left_out_for_other_models():
+    for group in training.possible_groups(torch.bfloat16, ("rotary",)):
+        assert not {"plain float32", "transformers"} & set(group)
+        assert "matmul" in group[-1]
+
+
 def test_evaluation_is_measured_in_the_batches_that_it_uses(monkeypatch):
     cpu = torch.device("cpu"), "for this test"
     monkeypatch.setattr(training, "choose_device", lambda: cpu)
-    options = argparse.Namespace(
-        variants=None, micro_batch=[1, 4], sequence_length=1024, n_layer=12,
-        n_embd=768,
-    )
-    runs = training.planned_runs(options, torch.float32)
+    options = argparse.Namespace(variants=None, micro_batch=[1, 4])
+    shape = {"model": "gpt2", "context_length": 1024}
+    runs = training.planned_runs(options, [shape], torch.float32)
     assert [(rows, group[0]) for rows, group in runs] == [
         (1, "plain float32"), (4, "plain float32"), (16, "evaluate float32"),
     ]

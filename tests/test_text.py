@@ -19,10 +19,12 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from benchopt.utils.run_context import RunContext
 
 from benchmark_utils.data import shards
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.tokenizers import make_encoder
+from conftest import TINY_OBJECTIVE
 
 ROOT = Path(__file__).parents[1]
 # Processes that have everything imported.
@@ -140,6 +142,26 @@ def test_bytes_per_token_are_those_of_the_validation_text(text, novels):
     assert text(novels).get_data()["bytes_per_token"] == (
         data["bytes_per_token"]
     )
+
+
+def test_results_have_bits_per_byte_where_bytes_are_known(
+        text, novels, bench):
+    parameters = TINY_OBJECTIVE | {"sequence_length": 16, "val_tokens": 160}
+    objective = bench.get_benchmark_objective().get_instance(**parameters)
+    data = text(novels, target=2.0).get_data()
+
+    def first_row(**changes):
+        RunContext().set_run_context(objective, None, None, 0, base_seed=0)
+        objective.set_data(**data | changes)
+        return objective.evaluate_result(**objective.get_one_result())
+
+    row = first_row()
+    # An untrained model's loss is nearly that of equal probabilities.
+    per_token = np.log2(257)
+    assert row["bits_per_byte"] == pytest.approx(
+        per_token / data["bytes_per_token"], rel=0.02
+    )
+    assert "bits_per_byte" not in first_row(bytes_per_token=None)
 
 
 def test_order_and_split_follow_from_the_contents_alone(
@@ -288,7 +310,7 @@ def test_the_default_is_what_python_carries(text):
 def test_gpt2_without_tiktoken_says_how_to_install_it(
         text, novels, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tiktoken", None)
-    with pytest.raises(ImportError, match="pip install tiktoken"):
+    with pytest.raises(ValueError, match="pip install tiktoken"):
         text(novels, tokenizer="gpt2").get_data()
     assert not (tmp_path / "data").exists()
 

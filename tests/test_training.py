@@ -12,7 +12,7 @@ import torch
 from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards
-from benchmark_utils.device import Machine, choose_device, choose_dtype
+from benchmark_utils.machine import Machine, choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
 from benchmark_utils.problem import Problem, RunOptions
@@ -158,7 +158,8 @@ def test_training_loss_is_the_mean_since_it_was_asked_for(
     assert trainer.pop_train_loss() is None
     losses = []
     for inputs, targets in loader.batches(stop_step=6):
-        losses.append(trainer.batch_loss(inputs, targets))
+        losses.append(trainer.accumulate_gradients(inputs, targets).item())
+        trainer.optimizer.zero_grad()
         trainer.train_step(inputs, targets)
         if trainer.step == 1:
             assert trainer.pop_train_loss() == pytest.approx(losses[0])

@@ -40,8 +40,8 @@ def test_labels_say_only_what_differs():
     ])
     assert list(labels(runs).values()) == [
         "Adam lr=0.003", "Adam lr=0.01", "adan",
-        "Lion", "Lion settings=auto", "Lion settings=modern lr=0.1",
-        "Lion settings=modern lr=0.2", "Muon",
+        "Lion settings=auto", "Lion settings=modern lr=0.1",
+        "Lion settings=modern lr=0.2", "Lion settings=None", "Muon",
         "SOAP aux_lr=0.1 clip=None", "SOAP aux_lr=0.2 clip=1",
     ]
 
@@ -125,7 +125,7 @@ def test_slower_solver_is_slower_in_words():
     sentence, = verdict_of({
         "Adam": [100, 101, 102], "SGD": [250, 255, 251],
         }).sentences
-    assert "SGD reaches 2.5 in 2.5 times as many steps as Adam (95 % CI 2." \
+    assert "SGD reaches 2.5 in 2.495 times as many steps as Adam (95 % CI " \
         in sentence
 
 
@@ -134,7 +134,7 @@ def test_unclear_difference_names_the_seeds_it_would_take():
                        baseline="SOAP")
     assert "Muon and SOAP are not distinguishable" in found.sentences[0]
     # By hand: the mean log ratio is 0.0150, its standard error 0.0263.
-    assert "1.5 % more steps (95 % CI 9.3 % fewer to 14 % more" in \
+    assert "1.5 % more steps (95 % CI 9.3 % fewer to 13.6 % more" in \
         found.sentences[0]
     n = found.comparisons["Muon"].seeds_needed
     assert f"About {n} seeds each would be needed" in found.sentences[0]
@@ -144,19 +144,28 @@ def test_unclear_difference_names_the_seeds_it_would_take():
 def test_one_seed_is_called_one_seed():
     found = verdict_of({"Adam": [250], "Muon": [200]})
     assert found.sentences == [
-        "Muon: 200 steps (one seed); Adam: 250 steps (one seed). With one "
-        "seed there is no verdict: train three or more."
+        "Muon: 200.0 steps (one seed); Adam: 250.0 steps (one seed). With "
+        "one seed there is no verdict: train three or more."
     ]
     ratio = found.comparisons["Muon"].ratio
     assert ratio.value == pytest.approx(0.8) and math.isnan(ratio.low)
 
 
+def test_one_seed_that_never_gets_there_is_called_one_seed():
+    sentence, = verdict_of({"Adam": [None], "Muon": [None]}).sentences
+    assert sentence.startswith(
+        "Neither Muon nor Adam reaches 2.5 (0 of 1 seed each within 300 "
+        "steps): steps to it do not compare. With one seed there is no "
+        "verdict"
+    )
+
+
 def test_two_seeds_are_two_numbers():
     found = verdict_of({"Adam": [250, 260], "Muon": [200, None]})
     assert found.sentences == [
-        "Muon: 200 steps and not within 300 steps (two seeds); Adam: 250 "
-        "steps and 260 steps (two seeds). With two seeds there is no verdict: "
-        "train three or more."
+        "Muon: 200.0 steps and not within 300 steps (two seeds); Adam: 250.0 "
+        "steps and 260.0 steps (two seeds). With two seeds there is no "
+        "verdict: train three or more."
     ]
     assert math.isnan(found.comparisons["Muon"].p)
 
@@ -338,6 +347,17 @@ def test_several_settings_of_a_solver_are_called_a_choice():
     ])
     notes = verdict(runs_of(results)).notes
     assert any("Adam is here with 2 settings" in note for note in notes)
+
+
+def test_sources_of_published_settings_are_named():
+    steps = [250, 251, 260]
+    notes = verdict(runs_of(pd.concat([
+        made_results({"AdamW": steps, "Muon": steps},
+                     objective_settings_source="A paper, table 2"),
+        made_results({"SGD": steps}, objective_settings_source=""),
+    ]))).notes
+    assert "Settings of AdamW and Muon: A paper, table 2." in notes
+    assert not any("SGD" in note for note in notes)
 
 
 def test_run_cut_short_is_censored_where_it_was_cut():

@@ -3,10 +3,10 @@
     python -m tuning.tune tuning/protocol.yml
     python -m tuning.tune tuning/protocol.yml --problem text -s Muon
 
-Trials that the ledger holds already are not run again: what was broken off
-is continued. On a processor with the instructions that a row names, its loss
-comes back the same. The best setting of each solver is printed as a line for
-a run configuration. See docs/tuning.rst.
+Trials that the ledger holds already are not run again, so that a tuning that
+was broken off is continued. On a processor with the instructions that a row
+names, its loss comes back the same. The best setting of each solver is printed
+as a line for a run configuration. See docs/tuning.rst.
 """
 import argparse
 import contextlib
@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TUNED = ["learning_rate", "weight_decay"]
 COLUMNS = [
     "solver", "trial", "seed", *TUNED, "val_loss", "seconds", "torch",
-    # Vector instructions, AVX2 for one: other ones round differently.
+    # Vector instructions of the processor, such as AVX2: sums are rounded
+    # differently with others.
     "instructions",
 ]
 
@@ -59,7 +60,8 @@ def sample(ranges, trials, seed):
 
 
 def split_ranges(ranges):
-    """What of a solver's entry is to be tuned, and what is fixed for it."""
+    """The ranges of a solver's entry, which are tuned, and its other values,
+    which are fixed."""
     tuned = {k: v for k, v in ranges.items() if isinstance(v, list)}
     return tuned, {k: v for k, v in ranges.items() if k not in tuned}
 
@@ -131,7 +133,8 @@ def append(path, row):
 
 
 def check_setting(ledger, row, settings):
-    """Raise ``ValueError`` if a row of the ledger is of other ranges."""
+    """Raise ``ValueError`` if a row of the ledger was drawn from other ranges.
+    """
     trial = int(row["trial"])
     recorded = {name: float(row[name]) for name in TUNED if row[name]}
     if recorded not in settings[trial:trial + 1]:

@@ -1,6 +1,7 @@
-"""Documents: text files, divided into training and validation and passages.
+"""Documents: text files, split into training and validation text and cut into
+passages.
 
-All of it follows from the contents of the files, not from their names or
+The result follows from the contents of the files, not from their names or
 order: it is the same on every machine.
 """
 import codecs
@@ -10,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# Of so many characters, one is for validation.
+# One in this many characters is for validation.
 VALIDATION_SHARE = 10
 # Characters in a passage, at most.
 PASSAGE_LENGTH = 2048
@@ -20,8 +21,8 @@ TEST_FOLDERS = {"test", "tests", "idle_test"}
 def read_documents(path):
     """Find the documents of a folder, glob or, if None, Python's library.
 
-    Hidden files are left out of a folder, and of everything those that are
-    no text, or whose content was seen before.
+    Left out are the hidden files of a folder, files that are not text, and
+    files whose content was read before.
 
     Returns
     -------
@@ -70,7 +71,8 @@ def why_no_text(data):
         return "are empty"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "are UTF-16: convert them (iconv -f UTF-16 -t UTF-8)"
-    # As git tells them from text. UTF-16 without a mark has them, too.
+    # git, too, takes a file with zero bytes for binary. UTF-16 without a
+    # byte-order mark has them.
     if b"\0" in data:
         return "are binary, with zero bytes"
     try:
@@ -95,7 +97,7 @@ def describe_skipped(skipped):
 
 
 def printable(path):
-    """A name as far as the terminal's encoding has its characters."""
+    """A name in the terminal's encoding; what it lacks is escaped."""
     encoding = sys.stdout.encoding or "ascii"
     return str(path).encode(encoding, "backslashreplace").decode(encoding)
 
@@ -127,7 +129,7 @@ def list_files(path):
         files = [given]
     else:
         files = map(Path, glob.glob(str(given), recursive=True))
-    # Never a pipe: reading one waits for whoever writes to it.
+    # Reading a pipe would wait for whoever writes to it.
     return sorted(file for file in files if file.is_file())
 
 
@@ -157,7 +159,7 @@ def split(documents):
 def read_passages(parts):
     """Cut the texts of (SHA-256, file, start, stop) into passages.
 
-    Returns a list of str. Its order looks random and is that of hashes, the
+    Returns a list of str, in the order of hashes: it looks random, and is the
     same on every machine.
     """
     passages = []

@@ -5,8 +5,8 @@ the size and the SHA-256 that the Hub has on record. huggingface_hub transfers
 them, one after the other (hf_xet reads each in parallel), into a folder of
 this process's own; a file gets its name when it is complete and verified.
 
-What was verified is noted beside the files (``stamps.py``), and then neither
-read again nor asked for.
+A verified file is noted beside the files (``stamps.py``), and is then neither
+read nor requested again.
 """
 import contextlib
 import os
@@ -25,9 +25,9 @@ from huggingface_hub.errors import (
 
 from benchmark_utils.data import stamps
 
-# Seconds before each further attempt at what may pass.
+# Seconds to wait before each new attempt, where the trouble may pass.
 RETRY_WAITS = (1, 4, 16)
-# Seconds without a write that show an unfinished download to be abandoned.
+# An unfinished download is abandoned after so many seconds without a write.
 ABANDONED_AFTER = 3600
 
 
@@ -41,8 +41,8 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
     May be called by several processes at once, and again after a kill: files
     that are complete stay, one that was under way starts again. A file that
     is there and not the Hub's may be somebody's own work: it is renamed to
-    ``<file>.rejected-<number>``. With neither a
-    record nor a network, files are used as they are.
+    ``<file>.rejected-<number>``. With neither a record nor a network, files
+    are used as they are.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class _Mirror:
         self.record = self.record or self._ask_record()
         if not self._unverified():
             return
-        # In a folder of somebody else, files are verified each time.
+        # Where it can't be written, files are verified each time.
         with contextlib.suppress(OSError):
             self.notes.mkdir(parents=True, exist_ok=True)
         with _turn(self.notes / "lock") as has_locks:
@@ -277,7 +277,7 @@ def _ask(what, request, is_patient=True):
             raise
         # The transports' errors have no common base.
         except Exception as error:
-            # This one hides another, after attempts of the library's own.
+            # huggingface_hub raises this one after retries, from its reason.
             is_final = isinstance(error, LocalEntryNotFoundError)
             cause = is_final and error.__cause__ or error
             summary = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
@@ -291,7 +291,7 @@ def _ask(what, request, is_patient=True):
                 ) from None
             is_network = isinstance(cause, (ConnectionError, TimeoutError))
             if getattr(cause, "errno", None) and not is_network:
-                raise  # the disk's
+                raise  # The disk can't be written; no network is to blame.
             is_offline = isinstance(cause, OfflineModeIsEnabled)
             if wait is None or is_final or is_offline:
                 raise HubUnavailable(

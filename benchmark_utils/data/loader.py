@@ -231,9 +231,10 @@ def validation_loader(shards, num_tokens, sequence_length):
     if num_tokens > available:
         usable = available - available % sequence_length
         raise ValueError(
-            f"val_tokens={num_tokens} and the target of the last one need "
+            "A small model with a problem of its size: benchopt run . "
+            "--config configs/quickstart.yml. In this one, val_tokens="
+            f"{num_tokens} and the target of the last one need "
             f"{num_tokens + 1} tokens, but {shards.paths[0]} holds "
-            f"{available + 1}. Use val_tokens={usable} or less; or a whole "
-            "problem of a small model: --config configs/quickstart.yml."
+            f"{available + 1}: use val_tokens={usable} or less."
         )
     return BatchLoader(shards, num_tokens // sequence_length, sequence_length)

@@ -83,7 +83,7 @@ class TokenShards:
                 path, self.vocab_size, info.st_size, info.st_mtime_ns
             )
 
-        # 20 GB at full size: as fast as the disk.
+        # The full corpus has 20 GB: threads read it as fast as the disk can.
         with ThreadPoolExecutor() as pool:
             list(pool.map(check, self.paths[:num_shards]))
 
@@ -216,7 +216,7 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
 def _checked(tokens, vocab_size, path):
     """The array as 1-D uint16 tokens of the vocabulary, or a ValueError."""
     tokens = np.asarray(tokens)
-    # An empty list is right, though NumPy makes it an array of floats.
+    # NumPy makes an empty list an array of floats: it is no mistake.
     if tokens.ndim != 1 or (
         len(tokens) and not np.issubdtype(tokens.dtype, np.integer)
     ):

@@ -7,6 +7,7 @@ file had: while these stay the same, it need not be read again.
 """
 import contextlib
 import json
+import operator
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 
 
 def notes_of(folder):
+    """The subfolder with the notes on a folder's files."""
     return folder / ".hub"
 
 
@@ -26,12 +28,12 @@ def verify(part, path, size, sha256):
     part, path : Path
         The file, and its name when it is right.
     size, sha256 : int, str
-        What it must have.
+        Bytes and hexadecimal SHA-256 that the file must have.
 
     Returns
     -------
     problem : str or None
-        What it has instead: "7 bytes instead of 8".
+        Difference, such as "7 bytes instead of 8"; None if the file is right.
     """
     if not part.is_file():
         return "no content, since it is not a file"
@@ -65,7 +67,7 @@ def read_record(path):
         hashes = [record["commit"]]
         for file in record["files"].values():
             hashes.append(file["sha256"])
-            range(file["size"])
+            operator.index(file["size"])
         if all(re.fullmatch("[0-9a-f]{40,64}", value) for value in hashes):
             return record
     except OSError:

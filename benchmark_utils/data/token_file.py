@@ -51,8 +51,8 @@ class TokenFile:
             raise ValueError(
                 f"{path} is a folder, pipe or device; expected a token shard."
             )
-        # Open until nobody has the tokens: a file that is replaced meanwhile
-        # can still be read.
+        # The file stays open as long as anybody has its tokens, so that it can
+        # still be read where it is replaced meanwhile.
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         with naming(path):

@@ -26,8 +26,8 @@ def make_encoder(tokenizer):
 
     Raises
     ------
-    ImportError
-        If tiktoken is needed and not installed.
+    ValueError
+        If the package that it needs, tiktoken, is not installed.
     OSError
         If tiktoken can't get GPT-2's vocabulary.
     """
@@ -36,7 +36,7 @@ def make_encoder(tokenizer):
     try:
         import tiktoken
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"tokenizer={tokenizer} needs the package tiktoken: pip install "
             "tiktoken. tokenizer=bytes needs nothing."
         ) from error

@@ -12,48 +12,54 @@ class Architecture:
     n_layer, n_head, n_embd : int
         Depth, attention heads per layer, width.
     context_length : int
-        Longest sequence.
+        Longest sequence, in tokens.
     vocab_multiple : int
-        The vocabulary is filled up to a multiple of it with tokens that are
-        never targets, but receive probability and are trained. 1 is none.
+        Number of which the vocabulary's size is made a multiple, by tokens
+        that are never targets, but receive probability and are trained. 1
+        adds none.
     embedding_dtype : str
-        In bfloat16, its gradient and optimizer state are too, and so is the
-        residual stream where products are.
+        Precision of the embedding's weight. If it is bfloat16, so are its
+        gradient and optimizer state, and so is the residual stream where
+        matrix products are computed in bfloat16.
     embedding_norm : bool
-        A norm between embedding and first layer.
+        Whether there is a norm between the embedding and the first layer.
     positions : str
-        "learned", added to the embedding, or a kind of ``rotary.py``.
+        Kind of position encoding: "learned", which is added to the
+        embedding, or a function of ``rotary.py``.
     norm : str
-        Before attention, before the MLP, and before the head.
+        Kind of the norms before attention, the MLP and the head.
     norm_gain : bool
         Whether norms have a gain.
     norm_eps : float
-        What is added to the variance, or to the mean square.
+        Number that is added to the variance (LayerNorm) or to the mean
+        square (RMSNorm).
     qk_norm : bool
         Whether each head's queries and keys are RMS-normed, without gain
         (Dehghani et al., "Scaling Vision Transformers to 22 Billion
         Parameters", 2023).
     fused_qkv : bool
-        One matrix for queries, keys and values, or three.
+        Whether queries, keys and values come from one matrix, not three.
     attention_scale : float or "auto"
-        What scores are multiplied by; "auto" is 1 / sqrt(head width).
+        Factor of the scores; "auto" is 1 / sqrt(head width).
     damped_attention : bool
         Whether what attention adds to the residual stream is multiplied by
         1 / sqrt(2 n_layer).
     activation : str
-        Of the MLP; "gelu" is the exact one, "gelu_tanh" its approximation.
+        Activation of the MLP; "gelu" is the exact one, "gelu_tanh" its
+        approximation.
     bias : bool
         Whether linear layers and LayerNorms have biases.
     tied_head : bool
         Whether the head's weight is the embedding's.
     head_bias : bool
+        Whether a bias is added to the logits.
     logit_cap : float
-        Bound of the logits (``cross_entropy.soft_cap``); 0 is none.
+        Smooth bound of the logits (``cross_entropy.soft_cap``); 0 is none.
     initialisation : str
-        See ``initialisation.py``.
+        Scheme of ``initialisation.py``.
     loss_gradient : str
-        Of the "mean" or the "sum" over a step's tokens. The loss that is
-        returned is the mean.
+        Loss whose gradient is taken: the "mean" or the "sum" over the tokens
+        of a step. The loss that is returned is the mean in both cases.
 
     Raises
     ------
@@ -126,10 +132,11 @@ class Architecture:
             raise ValueError(f"{name}={value!r} must be a number {least}.")
 
     def matrix_weights(self, vocab_size):
-        """Weights that take part in matrix products, the head's included; a
+        """Number of weights in matrix products, the head's included; a
         training step computes about 6 operations with each per token."""
         return self.n_embd * (12 * self.n_layer * self.n_embd + vocab_size)
 
     @property
     def head_width(self):
+        """Dimensions of a query, key or value of one head."""
         return self.n_embd // self.n_head

@@ -26,7 +26,7 @@ def causal_attention(queries, keys, values, scale=None):
     ----------
     queries, keys, values : tensors [batch, head, sequence, head width]
     scale : float or None
-        What scores are multiplied by; None is 1 / sqrt(head width).
+        Factor of the scores; None is 1 / sqrt(head width).
 
     Returns
     -------
@@ -80,8 +80,8 @@ def _blockwise_backward(
             )
         )
         probabilities = _probabilities(block_queries, block_keys, mask)
-        # Private, pinned by torch~=2.13: the formula takes three passes
-        # over the scores, this one.
+        # This name is private, pinned by torch~=2.13. It takes one pass
+        # over the scores, the formula in public operations three.
         scores_grad = torch._softmax_backward_data(
             block_grad @ block_values.mT, probabilities, -1,
             probabilities.dtype,
@@ -107,7 +107,8 @@ _blockwise.register_autograd(
 
 
 def _blocks(queries):
-    """Yield slices: of heads, of the rows of a block, and of what they see."""
+    """Yield three slices: heads, the rows of a block, and the keys that these
+    rows attend to."""
     num_heads, length, _ = queries.shape
     heads = max(1, BLOCK_SCORES // (min(BLOCK_ROWS, length) * length))
     for head in range(0, num_heads, heads):
@@ -122,8 +123,9 @@ def _block_mask(queries):
 
 
 def _probabilities(queries, keys, mask):
-    """Of a block of queries over the keys up to its end: contiguous tensors,
-    because a matrix product copies a transposed slice slowly."""
+    """Probabilities of a block of queries over the keys up to its end. The
+    tensors are contiguous, because a matrix product copies a transposed slice
+    slowly."""
     scores = queries @ keys.mT
     # The last columns are the block's own positions.
     size = scores.shape[-2]

@@ -33,10 +33,10 @@ def linear_cross_entropy(hidden, weight, targets, bias=None, logit_cap=0.0,
     targets : int64 tensor [rows]
     bias : tensor [vocab_size] or None
     logit_cap : float
-        Bound of the logits, see ``soft_cap``; 0 is none.
+        Smooth bound of the logits (``soft_cap``); 0 is none.
     gradient_scale : float
-        What the gradient is multiplied by, and the loss is not: the number of
-        rows makes it that of the sum.
+        Factor of the gradient, but not of the loss. With the number of rows,
+        the gradient is that of the sum.
 
     Returns
     -------
@@ -68,7 +68,8 @@ def soft_cap(logits, cap):
 
 
 def padded_columns(vocab_size, device, with_gradients):
-    """Columns of logits that are no tokens, after those of the vocabulary."""
+    """Number of columns of logits that are no tokens; they follow those of
+    the vocabulary."""
     multiple = COLUMN_MULTIPLE
     if not with_gradients:
         multiple = KINDS[device.type].evaluation_columns
@@ -110,9 +111,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 target_log_probs = log_probs.gather(1, row_targets)
                 loss -= target_log_probs.sum()
                 if with_gradients:
-                    # Of the sum over rows: probabilities - one-hot targets.
-                    # Only the targets' entries are computed apart, so that
-                    # the rest is written once, in the product's dtype.
+                    # The gradient of the sum over rows is probabilities minus
+                    # one-hot targets. Only the targets' entries are computed
+                    # apart, so that the rest is written once, in the dtype of
+                    # the products.
                     grad = log_probs.exp_()
                     target_grad = target_log_probs.exp() - 1
                     if logit_cap:
@@ -126,7 +128,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     weight_grad += (grad.T @ hidden[rows])[:vocab_size]
                     if bias is not None:
                         bias_grad += grad.sum(0, dtype=dtype)[:vocab_size]
-                # The next chunk needs the memory.
+                # The next chunk needs their memory.
                 log_probs = grad = shrinkage = slope = None
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.num_rows, ctx.gradient_scale = len(hidden), gradient_scale

@@ -32,7 +32,7 @@ ACTIVATIONS = {
     # Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016).
     "gelu": (F.gelu, ("gelu", [], "none")),
     "gelu_tanh": (gelu_tanh, ("gelu", [], "tanh")),
-    # So et al., "Primer" (2021). oneDNN's is without the square.
+    # So et al., "Primer" (2021). oneDNN applies ReLU; the square follows.
     "relu_squared": (relu_squared, ("relu", [], "")),
 }
 
@@ -50,14 +50,14 @@ class Linear(nn.Linear):
     Parameters
     ----------
     in_features, out_features, bias
-        As of ``nn.Linear``.
+        Arguments of ``nn.Linear``.
     activation : {"none", "gelu", "gelu_tanh", "relu_squared"}
         "gelu" is the exact one.
 
     Attributes
     ----------
     activate : function of a tensor
-        The activation where oneDNN is not asked.
+        The activation where oneDNN does not apply it.
     """
 
     def __init__(self, in_features, out_features, bias=True,
@@ -76,9 +76,10 @@ class Linear(nn.Linear):
         return self.activate(super().forward(x))
 
 
-# An operation of its own, because the compiler uses oneDNN's order only for
-# weights that never change. It makes the same two calls then, for which torch
-# has no public name: private, pinned by torch~=2.13.
+# This is an operation of its own, because the compiler uses oneDNN's order
+# only for weights that never change. For those it makes the same two calls as
+# here. torch has no public name for them: these are private, pinned by
+# torch~=2.13.
 @torch.library.custom_op("nanogpt::packed_linear", mutates_args=())
 def _packed_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
@@ -107,5 +108,5 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x):  # [..., width] -> the same
         gain = None if self.weight is None else self.weight.to(x.dtype)
         y = F.rms_norm(x, self.normalized_shape, gain, self.eps)
-        # Autocast may have made it float32.
+        # Autocast may have made the result float32.
         return y.to(x.dtype)

@@ -21,7 +21,8 @@ SWITCHES = {
     "positions":        ("learned",    "rotary",   "half_rotary"),
     "norm":             ("layer_norm", "rms_norm", "rms_norm"),
     "norm_gain":        (True,         False,      True),
-    # The last one is float32's: torch took the input's before 2025.
+    # The last one is float32's machine epsilon, torch's default for RMSNorm;
+    # before 2025, torch took that of the input's dtype.
     "norm_eps":         (1e-5,         1e-6,       2.0**-23),
     "qk_norm":          (False,        False,      True),
     "fused_qkv":        (True,         True,       False),
@@ -76,7 +77,7 @@ def architecture(name, overrides):
     Raises
     ------
     ValueError
-        If there is no such name or field, or a value is not allowed.
+        If there is no such name or field, or if a value is not allowed.
     """
     if name not in MODELS:
         raise ValueError(
@@ -102,11 +103,11 @@ def make_model(name, vocab_size, seed=0, *, tokens_per_step=None,
         A key of ``MODELS``.
     vocab_size : int
     seed : int
-        Of the initialisation.
+        Seed of the initialisation.
     tokens_per_step : int or None
-        See ``Transformer``.
+        Number of tokens of a step: see ``Transformer``.
     **overrides
-        Fields of ``Architecture`` on top of the name's; None is the name's.
+        Fields of ``Architecture`` that replace the name's own; None doesn't.
 
     Returns
     -------
@@ -128,7 +129,8 @@ def describe(name, overrides):
     Parameters
     ----------
     name, overrides
-        As of ``architecture``. What equals the name's own is left out.
+        Arguments of ``architecture``. Choices that equal the name's own are
+        left out of the description.
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """A decoder-only transformer with switches, for all models of ``named.py``.
 
-x + attention(norm(x)), then x + mlp(norm(x)), in every layer, on blind rows of
-tokens; no dropout. As ``gpt2`` it follows llm.c
+Every layer computes x + attention(norm(x)), then x + mlp(norm(x)), without
+dropout. Attention looks back to the start of a row, across the documents in
+it. As ``gpt2`` it follows llm.c
 (https://github.com/karpathy/llm.c, ``train_gpt2.py``) and Radford et al.,
 "Language Models are Unsupervised Multitask Learners" (2019).
 """
@@ -100,14 +101,16 @@ class Transformer(nn.Module):
     ----------
     architecture : Architecture
     vocab_size : int
-        Of the data; ``vocab_multiple`` of the architecture fills it up.
+        Number of token ids of the data; the architecture's
+        ``vocab_multiple`` may add some.
     seed : int
-        Of the initialisation: the same seed gives the same weights on every
-        device, whatever else drew random numbers.
+        Seed of the initialisation: the same seed gives the same weights on
+        every device, whatever else drew random numbers.
     tokens_per_step : int or None
-        Over how many tokens the gradient is summed if the architecture's
-        ``loss_gradient`` is "sum": those of a whole step, whose micro-batches
-        and ranks are averaged. None is those of each call of ``forward``.
+        Number of tokens over which the gradient is summed if the
+        architecture's ``loss_gradient`` is "sum". It is that of a whole step,
+        because the gradients of micro-batches and ranks are averaged. None is
+        that of each call of ``forward``.
     """
 
     def __init__(self, architecture, vocab_size, seed=0,
@@ -116,8 +119,8 @@ class Transformer(nn.Module):
         self.architecture = a = architecture
         self.tokens_per_step = tokens_per_step
         vocab_size += -vocab_size % a.vocab_multiple
-        # Without storage first: torch's own initialisation would be thrown
-        # away, and draws from the global generator.
+        # The modules have no storage at first: torch's own initialisation
+        # would be thrown away, and draws from the global generator.
         with torch.device("meta"):
             self.token_embedding = nn.Embedding(vocab_size, a.n_embd)
             self.position_embedding = nn.Embedding(
@@ -141,7 +144,8 @@ class Transformer(nn.Module):
                 self, a.initialisation, torch.Generator().manual_seed(seed)
             )
         self.token_embedding.to(getattr(torch, a.embedding_dtype))
-        # Not part of the state: they follow from the architecture.
+        # These tables are not part of the state: they follow from the
+        # architecture.
         cos = sin = None
         if a.positions != "learned":
             frequencies = getattr(rotary, a.positions)(a.head_width)
@@ -171,7 +175,7 @@ class Transformer(nn.Module):
         a, length, rotation = self.architecture, inputs.shape[1], None
         x = self.token_embedding(inputs)
         # An embedding in bfloat16 makes a residual stream in bfloat16 only
-        # where products are in it too.
+        # where matrix products are computed in bfloat16 too.
         first_matrix = self.blocks[0].mlp_fc.weight
         x = x.to(torch.promote_types(x.dtype, product_dtype(first_matrix)))
         if self.position_embedding is not None:
@@ -240,10 +244,11 @@ class Transformer(nn.Module):
         # times as wide, before and after its activation.
         widths = 16
         if a.qk_norm or a.positions != "learned":
-            # Queries and keys once more, and averages in another order.
+            # Queries and keys are kept once more, and so are the averages, in
+            # another order.
             widths += 3
         if a.norm == "rms_norm" and a.norm_gain:
-            # Both norms before their gain.
+            # Both norms keep their output before the gain.
             widths += 2
-        # As much as of a layer for what is around the layers.
+        # What is around the layers keeps as much as one layer, at most.
         return 4 * widths * (a.n_layer + 1) * a.n_embd

@@ -51,8 +51,8 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
 def find_optimizer(name):
     """The class that the package registers under a name."""
     known = get_supported_optimizers()
-    if name.lower() not in known:
-        close = difflib.get_close_matches(name.lower(), known, 5, 0.5)
+    if str(name).lower() not in known:
+        close = difflib.get_close_matches(str(name).lower(), known, 5, 0.5)
         raise ValueError(
             f"optimizer={name!r} is none of pytorch-optimizer's {len(known)}."
             f" Close to it: {', '.join(close) or 'none'}."
@@ -60,18 +60,27 @@ def find_optimizer(name):
     return load_optimizer(name)
 
 
+def known_options(optimizer_class):
+    """Arguments of an optimizer's constructor, with their defaults: dict."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(
+            optimizer_class
+        ).parameters.items()
+        if name not in ("params", "lr")
+        and parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
 def check_options(optimizer_class, weight_decay, options):
     """Complete the options of an optimizer, and refuse those it hasn't:
     many of the constructors take any keyword, and ignore a misspelt one."""
     name = optimizer_class.__name__
-    known = [
-        key
-        for key, parameter in inspect.signature(
-            optimizer_class
-        ).parameters.items()
-        if key not in ("params", "lr")
-        and parameter.kind is not parameter.VAR_KEYWORD
-    ]
+    known = known_options(optimizer_class)
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"options={options!r} must be names with values: {{eps:1e-6}}."
+        )
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(

@@ -97,9 +97,10 @@ def check_coverage(optimizer, model):
             counts[id(parameter)] += 1
     wrong = [names[key] for key, count in counts.items() if count != 1]
     if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
             "Each parameter must be in exactly one group of the optimizer; "
-            f"these are in none or several: {', '.join(wrong)}."
+            f"these are in none or several: {', '.join(wrong[:5])}{more}."
         )
 
 

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from benchmark_utils.report.figures import save_figures
-from benchmark_utils.report.page import carry_scripts, page_of
+from benchmark_utils.report.page import carry_scripts, check_page, page_of
 from benchmark_utils.results import table
 from benchmark_utils.results.formats import FORMATS
 from benchmark_utils.results.verdict import verdict
@@ -25,10 +25,13 @@ OUTPUTS = Path(__file__).parents[2] / "outputs"
 def main(arguments=None):
     options = parse(arguments)
     try:
+        files = options.files or [newest(OUTPUTS)]
+        print(f"Results: {', '.join(map(str, files))}", file=sys.stderr)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", table.RepeatedRuns)
-            files = options.files or [newest(OUTPUTS)]
             evaluations = table.read(files)
+        pages = [page_of(path, OUTPUTS) for path in files * options.html]
+        check_places(options, pages)
         verdicts = [
             verdict(
                 table.runs(table.one_problem(evaluations, *problem)),
@@ -48,12 +51,13 @@ def main(arguments=None):
             paths = save_figures(
                 evaluations, options.figures, options.baseline
             )
-            print(f"{len(paths)} figures in {options.figures}")
-        if options.html:
-            for path in files:
-                page = page_of(path, OUTPUTS)
-                carry_scripts(page)
-                print(f"{page} needs no network")
+            print(
+                f"{len(paths) // 2} pictures as PDF and PNG in "
+                f"{options.figures}"
+            )
+        for page in pages:
+            carry_scripts(page)
+            print(f"{page} needs no network now")
     except (OSError, table.ResultsError) as error:
         raise SystemExit(" ".join(str(error).split())) from None
 
@@ -78,11 +82,12 @@ def parse(arguments):
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="file to write the report to, in place of the screen",
+        help="new file to write the report to, in place of the screen",
     )
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER",
-        help="folder to leave every picture in, as PDF and as PNG",
+        help="folder to leave every picture in, as PDF and as PNG, in place "
+        "of those of the same names",
     )
     parser.add_argument(
         "--html", action="store_true",
@@ -108,13 +113,27 @@ def newest(folder):
     return files[-1]
 
 
+def check_places(options, pages):
+    """Raise OSError or ResultsError for what can't be written or changed."""
+    output, folder = options.output, options.figures
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(
+            f"--output {output}: there is no folder {output.parent}."
+        )
+    if output is not None and output.exists():
+        raise FileExistsError(
+            f"--output {output} is there already: remove it, or choose "
+            "another name."
+        )
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--figures {folder} is not a folder.")
+    for page in pages:
+        check_page(page)
+
+
 def write(path, text):
     """Write a file under a temporary name, then rename it: it is whole, or
     not there."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"--output {path}: there is no folder {path.parent}."
-        )
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

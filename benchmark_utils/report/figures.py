@@ -16,9 +16,10 @@ from benchmark_utils.results.curves import (
     shows_target
 )
 from benchmark_utils.results.problems import describe, outcome, problem_names
-from benchmark_utils.results.savings import about_the_missing, steps_saved
+from benchmark_utils.results.savings import steps_saved, title_of
 from benchmark_utils.results.sweeps import (
-    at_the_edge, equal_times, logarithmic, sweep, swept_parameters
+    MEASURES, NO_POINTS, at_the_edge, equal_times, logarithmic, sweep,
+    swept_parameters
 )
 from benchmark_utils.results.table import one_problem, runs
 from benchmark_utils.results.verdict import verdict
@@ -34,7 +35,6 @@ GREY = "0.5"
 MARKERS = "osD^vPXphd<>*H8"
 COLORS = matplotlib.colormaps["tab20"].colors
 COLORS = COLORS[::2] + COLORS[1::2]
-MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
 
 
 def save_figures(evaluations, folder, baseline=None):
@@ -165,11 +165,12 @@ def _steps_to_target(table, styles, subtitle):
 
 def _steps_saved(found, subtitle):
     saved, without = steps_saved(found)
-    title = "\n".join(filter(None, [
-        f"Steps saved against {found.baseline}, 95 % intervals",
-        about_the_missing(without),
-    ]))
-    figure, axes = _start(title, subtitle, "steps saved (%)", "")
+    figure, axes = _start(
+        title_of(found.baseline, saved, without), subtitle, "steps saved (%)",
+        "",
+    )
+    if saved.empty:
+        return _say(figure, axes, "there is nothing to compare with")
     figure.set_figheight(1.1 + ROW * 1.1 * len(saved))
     places = np.arange(len(saved))[::-1]
     axes.errorbar(
@@ -187,11 +188,14 @@ def _steps_saved(found, subtitle):
 
 def _sweep(table, parameter, measure, subtitle):
     points = at_the_edge(sweep(table, parameter, measure))
+    symbols = "\n(star: best; cross: diverged or never there)"
     figure, axes = _start(
-        f"{MEASURES[measure].capitalize()} against {parameter}\n"
-        "(star: best; cross: diverged or never there)",
+        f"{MEASURES[measure].capitalize()} against {parameter}"
+        f"{'' if points.empty else symbols}",
         subtitle, parameter, MEASURES[measure],
     )
+    if points.empty:
+        return _say(figure, axes, NO_POINTS[measure])
     if logarithmic(table, parameter):
         axes.set_xscale("log")
     for index, (label, rows) in enumerate(points.groupby("label")):
@@ -223,7 +227,9 @@ def _speed(table, styles, subtitle):
         axes.plot(line["steps"], line["ms_per_step"], color="0.7", zorder=1)
         axes.annotate(
             f"{seconds:g} s", line[["steps", "ms_per_step"]].iloc[-1],
-            color=GREY, fontsize=6, ha="right", va="bottom",
+            color=GREY, fontsize=6, ha="right", va="bottom", bbox={
+                "facecolor": "white", "edgecolor": "none", "pad": 0.3,
+            },
         )
     for label, rows in table.groupby("label", sort=False):
         reached = rows[rows["reached"]]
@@ -250,15 +256,21 @@ def _start(title, subtitle, xlabel, ylabel):
     return figure, axes
 
 
+def _say(figure, axes, words):
+    """Empty axes that say why they are."""
+    axes.text(
+        0.5, 0.5, textwrap.fill(words, 40), ha="center", va="center",
+        transform=axes.transAxes,
+    )
+    axes.set(xticks=[], yticks=[])
+    return figure
+
+
 def _finish(figure, axes):
     """Add the legend below the axes, and the height that it takes."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
-        axes.text(
-            0.5, 0.5, "no run reached the target", ha="center", va="center",
-            transform=axes.transAxes,
-        )
-        return figure
+        return _say(figure, axes, "no run reached the target")
     # As many as fit: in this type, some 74 characters do, and a line with
     # its marker takes the place of six.
     columns = max(1, min(4, 74 // (max(map(len, labels)) + 6)))

@@ -30,14 +30,8 @@ def page_of(results, outputs):
     return Path(outputs) / quote(f"benchmark_nanogpt_{results.stem}.html")
 
 
-def carry_scripts(page):
-    """Put into a page of results what it would load from the network.
-
-    Parameters
-    ----------
-    page : path
-        As ``benchopt run`` or ``benchopt plot`` wrote it. It is replaced; one
-        that carries its scripts already stays as it is.
+def check_page(page):
+    """The text of a page of results.
 
     Raises
     ------
@@ -52,13 +46,33 @@ def carry_scripts(page):
             "--no-display` writes it."
         )
     html = page.read_text(encoding="utf-8")
-    if MARK in html:
-        return
-    if not PLOTLY.search(html):
+    if MARK not in html and not PLOTLY.search(html):
         raise ResultsError(
             f"{page} is not a page of results as benchopt 1.10 writes it: it "
             "does not load plotly."
         )
+    return html
+
+
+def carry_scripts(page):
+    """Put into a page of results what it would load from the network.
+
+    Parameters
+    ----------
+    page : path
+        As ``benchopt run`` or ``benchopt plot`` wrote it. It is replaced; one
+        that carries its scripts already stays as it is.
+
+    Raises
+    ------
+    FileNotFoundError
+    ResultsError
+        See ``check_page``.
+    """
+    page = Path(page)
+    html = check_page(page)
+    if MARK in html:
+        return
     scripts = (
         f"{MARK}\n<script>{get_plotlyjs()}</script>\n"
         f"<script>{(FOLDER / 'page.js').read_text()}</script>\n"

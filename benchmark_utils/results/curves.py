@@ -20,13 +20,15 @@ def highest_loss(evaluations, near_target=False):
 
     A loss far above that of the untrained model would hide all the others.
     Near the target, the axis shows the last 5 % of the way; to the median of
-    the runs' lowest losses, where most runs did not reach the target.
+    the runs' lowest losses, where no run reached the target.
     """
     start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
     if not near_target:
         return 1.2 * start
     lowest = evaluations.groupby(["label"] + SEED)["val_loss"].min()
-    goal = max(evaluations["target"].iloc[0], lowest.median())
+    goal = evaluations["target"].iloc[0]
+    if lowest.min() >= goal:
+        goal = lowest.median()
     return goal + ZOOM * (start - goal)
 
 

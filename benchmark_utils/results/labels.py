@@ -23,20 +23,22 @@ def labels(runs):
     labels : dict of str to str
         Full name -> label, in the order of the labels: "Muon" where it is the
         only Muon, "Adam lr=0.003" beside another Adam, "Muon settings=auto"
-        with published settings. No two are the same.
+        beside one without. No two are the same.
     """
     columns = [name for name in runs.columns if name.startswith(PREFIX)]
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
-    # With published settings, a solver has values for the few parameters alone
-    # that were chosen as well: it is a family of its own.
-    families = {}
+    # With published settings, a solver has values for those parameters alone
+    # that were chosen as well: it is compared with its like.
+    groups = {}
     for solver, parameters in solvers.iterrows():
-        name, settings = family(solver, parameters), parameters.get(SETTINGS)
-        if isinstance(settings, str):
-            name = f"{name} settings={settings}"
-        families.setdefault(name, []).append(solver)
+        settings = _text(parameters.get(SETTINGS))
+        key = family(solver, parameters), settings
+        groups.setdefault(key, []).append(solver)
+    families = [name for name, _ in groups]
     found = {}
-    for name, members in families.items():
+    for (name, settings), members in groups.items():
+        if families.count(name) > 1:
+            name = f"{name} settings={settings}"
         differing = [
             column for column in columns
             if len({_text(solvers.at[solver, column]) for solver in members})
@@ -58,15 +60,15 @@ def labels(runs):
 
 
 def family(solver, parameters):
-    """The name of a solver without its parameters; that of the optimizer
-    where a solver takes one by name.
+    """The name of a solver without its parameters; where it takes an
+    optimizer of a package by name, that name.
 
     Parameters
     ----------
     solver : str
         benchopt's full name.
     parameters : mapping
-        Of ``p_solver_*``: a row of results, for instance.
+        Values by the names ``p_solver_*``, such as a row of results.
     """
     optimizer = parameters.get(f"{PREFIX}optimizer")
     if isinstance(optimizer, str):

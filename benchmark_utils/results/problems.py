@@ -1,4 +1,6 @@
 """Short names of the problems in a file of results, for menus and titles."""
+import math
+
 import pandas as pd
 
 from benchmark_utils.results.table import PROBLEM, one_problem, plain
@@ -58,9 +60,10 @@ def describe(evaluations, problem):
     target = evaluations["target"].iloc[0]
     size = evaluations["num_parameters"].iloc[0]
     model = evaluations.get("p_obj_model", pd.Series(["GPT-2"])).iloc[0]
+    reached = (evaluations["steps_to_target"] < math.inf).any()
     return (
         f"{problem}, {model} of {shorten(size)} parameters, target "
-        f"{target:.4g}"
+        f"{target:.4g}{'' if reached else ' (not reached)'}"
     )
 
 

@@ -5,6 +5,9 @@ import math
 import pandas as pd
 
 
+COLUMNS = ["label", "saved", "low", "high"]
+
+
 def steps_saved(verdict):
     """How many percent fewer steps to the target than the baseline's.
 
@@ -18,13 +21,20 @@ def steps_saved(verdict):
     saved : DataFrame
         ``label``, ``saved``, ``low`` and ``high`` (percent; negative where
         more steps are needed), the fastest first. The baseline is there with
-        0; ``low`` and ``high`` are nan where there is no interval.
+        0; ``low`` and ``high`` are nan where there is no interval. Empty if
+        some seed of the baseline never got there: nothing is a share of what
+        is not known.
     without : list of str
-        Labels of solvers that have no ratio, because some seed, or one of the
-        baseline's, never got there.
+        Labels of solvers that have no ratio, because some seed never got
+        there; all of them, the baseline first, where it was one of the
+        baseline's.
     """
+    table = verdict.summaries.set_index("label")
+    if math.isnan(table.at[verdict.baseline, "mean"]):
+        others = [label for label in table.index if label != verdict.baseline]
+        return pd.DataFrame(columns=COLUMNS), [verdict.baseline, *others]
     rows, without = [], []
-    for label in verdict.summaries["label"]:
+    for label in table.index:
         if label == verdict.baseline:
             rows.append((label, 0.0, math.nan, math.nan))
             continue
@@ -37,16 +47,18 @@ def steps_saved(verdict):
                 100 * (1 - end)
                 for end in (ratio.value, ratio.high, ratio.low)
             )))
-    return pd.DataFrame(
-        rows, columns=["label", "saved", "low", "high"]
-    ), without
+    return pd.DataFrame(rows, columns=COLUMNS), without
 
 
-def about_the_missing(without):
-    """A line that names solvers without a ratio; empty if there are none."""
-    if not without:
-        return ""
-    names = ", ".join(without[:3])
-    if len(without) > 3:
-        names += f" and {len(without) - 3} more"
-    return f"no ratio, some seed never got there: {names}"
+def title_of(baseline, saved, without):
+    """The picture's title: what it shows, and which solvers are not in it
+    because some seed never got there."""
+    title = f"Steps saved against {baseline}"
+    if saved.empty:
+        return f"{title}: none, as not all its seeds got there"
+    if without:
+        names = ", ".join(without[:2])
+        if len(without) > 2:
+            names += f" and {len(without) - 2} more"
+        return f"{title}, 95 % intervals; no ratio: {names}"
+    return f"{title}, 95 % intervals"

@@ -4,6 +4,12 @@ import pandas as pd
 
 from benchmark_utils.results.labels import PREFIX, labels
 
+# What is drawn against a parameter, and what is said where nothing can be.
+MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
+NO_POINTS = {
+    "steps_to_target": "no value reached the target with half of its runs",
+    "val_loss": "half of the runs or more diverged at every value",
+}
 
 def swept_parameters(runs):
     """Numbers among the solvers' parameters of which some solver was run
@@ -77,11 +83,11 @@ def sweep(runs, parameter, measure):
 def at_the_edge(points):
     """The points of a sweep with ``y``, where to draw them: the median, or
     the upper edge of the picture where that is infinite, a little apart for
-    each solver."""
+    each solver. Empty if all medians are infinite: without a scale, there is
+    no edge to draw them at."""
+    if not np.isfinite(points["median"]).any():
+        return points.iloc[:0].assign(y=[])
     top, bottom = points["high"].max(), points["low"].min()
-    if not np.isfinite(top):
-        # Without any finite point there is nothing but the edge.
-        top = bottom = 1.0
     span = top - bottom if top > bottom else abs(top)
     line = pd.factorize(points["label"])[0]
     edge = top + span * (0.1 + 0.04 * line)

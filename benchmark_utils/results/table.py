@@ -30,7 +30,7 @@ class ResultsError(ValueError):
 
 
 class RepeatedRuns(UserWarning):
-    """The same run is in more than one file."""
+    """The same run is in the results more than once."""
 
 
 def read(paths):
@@ -39,8 +39,8 @@ def read(paths):
     Parameters
     ----------
     paths : list of path
-        Parquet files as ``benchopt run`` writes them. Where several hold the
-        same run, that of the newest counts, and a ``RepeatedRuns`` warns.
+        Parquet files as ``benchopt run`` writes them. Where they hold a run
+        more than once, the newest counts, and a ``RepeatedRuns`` warns.
 
     Returns
     -------
@@ -50,33 +50,26 @@ def read(paths):
     Raises
     ------
     ResultsError
-        If a file is not of this benchmark.
+        If a file is not of this benchmark, or two runs in it can't be told
+        apart.
     FileNotFoundError
     """
     parts = []
-    for path in map(Path, paths):
+    for path in dict.fromkeys(map(Path, paths)):
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
         try:
-            part = plain(pd.read_parquet(path))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {path}.") from None
+            if path.is_dir():
+                raise ValueError("it is a folder. Name the files in it.")
+            part = _renamed(pd.read_parquet(path))
         except (OSError, ValueError) as error:
             raise ResultsError(
                 f"{path} is not a file of results of this benchmark: {error}"
             ) from None
-        parts.append(part.assign(source=path.name))
+        parts.append(part.assign(source=str(path)))
     # A column that only some files have is missing in the others, whatever
     # its type.
-    evaluations = pd.concat(parts, ignore_index=True)
-    held_by = evaluations.groupby(RUN)["source"].nunique()
-    if (held_by > 1).any():
-        warnings.warn(
-            f"{(held_by > 1).sum()} runs are in more than one file: those of "
-            "the newest count.", RepeatedRuns, stacklevel=2,
-        )
-        order = evaluations.sort_values("run_date", kind="stable")
-        newest = order.groupby(RUN)["source"].transform("last")
-        evaluations = order[order["source"] == newest]
-    return _sorted(evaluations)
+    return _sorted(_once(pd.concat(parts, ignore_index=True)))
 
 
 def plain(results):
@@ -85,8 +78,8 @@ def plain(results):
     Parameters
     ----------
     results : DataFrame
-        What ``benchopt.results.read_results`` returns, or a plot of benchopt
-        is given.
+        The frame that ``benchopt.results.read_results`` returns, and that
+        benchopt gives its plots.
 
     Returns
     -------
@@ -100,8 +93,12 @@ def plain(results):
     Raises
     ------
     ResultsError
-        If columns or all rows are missing.
+        If columns or all rows are missing, or two runs can't be told apart.
     """
+    return _sorted(_once(_renamed(results)))
+
+
+def _renamed(results):
     evaluations = results.rename(columns=lambda name: NAMES.get(
         name, name.removeprefix("objective_")
     ))
@@ -112,7 +109,40 @@ def plain(results):
         raise ResultsError(f"there is no column {', '.join(missing)}.")
     if evaluations.empty:
         raise ResultsError("it holds no rows.")
-    return _sorted(evaluations)
+    return evaluations
+
+
+def _once(evaluations):
+    """Every run once. The name of a problem leaves out switches that don't
+    change what a run gives, such as ``log``: runs that differ only in these
+    are the same run, as is one of several files or commands."""
+    switches = [
+        name for name in evaluations
+        if name.startswith(("p_obj_", "source", "run_date"))
+        and evaluations[name].nunique(dropna=False) > 1
+    ]
+    evaluations = evaluations.assign(copy=(
+        evaluations.groupby(switches, dropna=False, sort=False).ngroup()
+        if switches else 0
+    ))
+    copies = evaluations.groupby(RUN)["copy"].nunique()
+    if (copies > 1).any():
+        warnings.warn(
+            f"{(copies > 1).sum()} runs are in the results more than once: "
+            "the newest of each counts.",
+            RepeatedRuns, stacklevel=3,
+        )
+        order = evaluations.sort_values("run_date", kind="stable")
+        newest = order.groupby(RUN)["copy"].transform("last")
+        evaluations = order[order["copy"] == newest]
+    twice = evaluations[evaluations.duplicated(RUN + ["step"])]
+    if len(twice):
+        raise ResultsError(
+            f"two runs of {twice['solver'].iloc[0]} have one name, seed and "
+            "repetition: they can't be told apart. Give their solvers "
+            "different names."
+        )
+    return evaluations.drop(columns="copy")
 
 
 def _sorted(evaluations):

@@ -1,8 +1,7 @@
 """Verdicts in words: no more than the numbers carry.
 
-A difference is called one if the p-value, adjusted for the number of
-comparisons, is below .05. Otherwise the solvers are "not distinguishable",
-which never means equal.
+Two solvers differ if the p-value, adjusted for the number of comparisons, is
+below .05. Otherwise they are "not distinguishable", which never means equal.
 """
 import math
 from typing import NamedTuple
@@ -21,7 +20,7 @@ TRACK_TARGET = 3.28
 
 
 class Verdict(NamedTuple):
-    """All that is to be said of the runs on one problem.
+    """The results on one problem: its table, and what can be said of it.
 
     ``summaries`` has a row per solver, the fastest first; ``comparisons``
     maps the labels of all but the baseline to their ``Comparison``, in that
@@ -40,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(runs, baseline=None):
-    """What the runs on one problem say, against a baseline.
+    """The verdict on the runs on one problem, against a baseline.
 
     Parameters
     ----------
@@ -84,17 +83,18 @@ def verdict(runs, baseline=None):
 
 def _about_steps(c, a, b):
     target = f"{a['target'].iloc[0]:.4g}"
+    few = {1: " With one seed", 2: " With two seeds"}.get(
+        min(c.n, c.n_baseline), ""
+    )
+    if few:
+        few += " there is no verdict: train three or more."
     if not (a["reached"].any() or b["reached"].any()):
         return (
             f"Neither {c.label} nor {c.baseline} reaches {target} "
-            f"({reached_by(a, b)}): steps to it do not compare."
+            f"({reached_by(a, b)}): steps to it do not compare.{few}"
         )
-    if min(c.n, c.n_baseline) < 3:
-        few = "one seed" if min(c.n, c.n_baseline) == 1 else "two seeds"
-        return (
-            f"{times_of(a)}; {times_of(b)}. With {few} there is no verdict: "
-            "train three or more."
-        )
+    if few:
+        return f"{times_of(a)}; {times_of(b)}.{few}"
     if not (a["reached"].all() and b["reached"].all()):
         return _censored(c, a, b, target)
     if math.isnan(c.p):
@@ -231,15 +231,20 @@ def _notes(found, runs):
             "t-tests are of logarithms of steps, and assume normal "
             "differences."
         )
-    if any(min(c.n, c.n_baseline) == 3 for c in t_tests):
+    if any(c.n == c.n_baseline == 3 for c in t_tests):
         notes.append(
             "Three seeds: tests of ranks and permutations, which do not "
             "assume it, cannot reach .05 (.25 paired, .1 unpaired)."
         )
+    if not all(math.isnan(c.seconds.low) for c in found):
+        notes.append(
+            "Seconds are of one machine, with whatever else it had to do."
+        )
     notes += conditions.warnings(runs)
     if runs["label"].nunique() > 1:
         notes.append(
-            "How carefully each solver was tuned is not in the results."
+            "How carefully each solver was tuned is not in the results: say "
+            "which budget each had."
         )
     return notes
 

@@ -1,11 +1,16 @@
-"""Numbers in words, as verdicts and tables write them."""
+"""Numbers in words, as verdicts and tables write them.
+
+A ratio has three decimals in a table, and so one as a percentage in a
+sentence: both say the same.
+"""
 from benchmark_utils.results.statistics import ALPHA
 
 
 def change(ratio):
-    """A ratio in words: "32 % fewer", "5 % more", "2.1 times as many"."""
+    """A ratio in words: "32.4 % fewer", "5.0 % more", "2.125 times as
+    many"."""
     if ratio >= 2:
-        return f"{ratio:.3g} times as many"
+        return f"{ratio:.3f} times as many"
     return f"{percent(ratio)} % {'fewer' if ratio < 1 else 'more'}"
 
 
@@ -19,7 +24,7 @@ def change_interval(estimate):
     where both ends are on one side."""
     low, high = estimate.low, estimate.high
     if estimate.value >= 2:
-        return f"95 % CI {low:.3g} to {high:.3g}"
+        return f"95 % CI {low:.3f} to {high:.3f}"
     if (low < 1) == (high < 1) and high < 2:
         ends = sorted([low, high], key=lambda ratio: abs(ratio - 1))
         return f"95 % CI {percent(ends[0])} to {percent(ends[1])}"
@@ -28,8 +33,7 @@ def change_interval(estimate):
 
 def percent(ratio):
     """By how many percent a ratio is off 1."""
-    size = 100 * abs(ratio - 1)
-    return f"{size:.0f}" if size >= 10 else f"{size:.1f}"
+    return f"{100 * abs(ratio - 1):.1f}"
 
 
 def fewer_or_more(steps):
@@ -78,7 +82,7 @@ def times_of(rows):
             f"({n} seeds)"
         )
     each = [
-        f"{row.steps_to_target:.5g} steps" if row.reached
+        f"{row.steps_to_target:.1f} steps" if row.reached
         else f"not within {row.trained_to} steps" for row in rows.itertuples()
     ]
     seeds = "one seed" if n == 1 else "two seeds"
@@ -91,14 +95,15 @@ def reached_by(a, b):
         f"{rows['reached'].sum()} of {len(rows)}" for rows in (a, b)
     ]
     horizons = [horizon_of(rows) for rows in (a, b)]
+    seeds = "seed" if len(a) == 1 else "seeds"
     if horizons[0] == horizons[1]:
         both = (
-            f"{counts[0]} seeds each" if counts[0] == counts[1]
-            else f"{counts[0]} seeds against {counts[1]}"
+            f"{counts[0]} {seeds} each" if counts[0] == counts[1]
+            else f"{counts[0]} {seeds} against {counts[1]}"
         )
         return f"{both} within {horizons[0]}"
     return (
-        f"{counts[0]} seeds within {horizons[0]} against {counts[1]} within "
+        f"{counts[0]} {seeds} within {horizons[0]} against {counts[1]} within "
         f"{horizons[1]}"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from benchmark_utils.device import autocast
+from benchmark_utils.device import KINDS, autocast
 from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
 from benchmark_utils.training.ranks import ALONE
 from benchmark_utils.training.sharing import GradientAverage, SharedUpdates
@@ -39,7 +39,7 @@ class Trainer:
     micro_batch_size : int or None
         Rows that go through the model at once; None is all of a batch.
     dtype : torch.dtype
-        Of matrix products: float32, or bfloat16 by autocast.
+        Precision of matrix products: float32, or bfloat16 by autocast.
     world : World
         The ranks that train this model together, connected; each has a
         Trainer of its own, with its rows of every batch.
@@ -124,33 +124,18 @@ class Trainer:
         """
         batch_loss = torch.zeros((), device=self.device)
         size = self.micro_batch_size or len(inputs)
-        for start, loss in zip(
-            range(0, len(inputs), size), self._micro_losses(inputs, targets)
-        ):
-            if start + size >= len(inputs):
+        micro_batches = list(zip(inputs.split(size), targets.split(size)))
+        for index, (micro_inputs, micro_targets) in enumerate(micro_batches):
+            with autocast(self.device, self.dtype):
+                loss = self.model(micro_inputs, micro_targets)
+            # Its share of the mean over the batch.
+            loss = loss * (len(micro_inputs) / len(inputs))
+            if index == len(micro_batches) - 1:
                 self._average.expect()
             loss.backward()
             batch_loss += loss.detach()
         self._average.finish()
         return batch_loss
-
-    @torch.no_grad()
-    def batch_loss(self, inputs, targets):
-        """The mean loss of a batch over all ranks, a float; nothing is
-        trained."""
-        return self.world.mean(sum(
-            loss.item() for loss in self._micro_losses(inputs, targets)
-        ))
-
-    def _micro_losses(self, inputs, targets):
-        """Yield each micro-batch's share of the mean loss of the batch."""
-        size = self.micro_batch_size or len(inputs)
-        for micro_inputs, micro_targets in zip(
-            inputs.split(size), targets.split(size)
-        ):
-            with autocast(self.device, self.dtype):
-                loss = self.model(micro_inputs, micro_targets)
-            yield loss * (len(micro_inputs) / len(inputs))
 
     def pop_train_loss(self):
         """Mean training loss of the steps since the last call, over all ranks,
@@ -198,7 +183,7 @@ class Trainer:
                 self._loss_sum.clone()
             ) / self.world.size,
             "loss_count": self._loss_count,
-            "generators": _generator_states(self.device),
+            "generators": generator_states(self.device),
         }
 
     def load_state_dict(self, state):
@@ -210,7 +195,7 @@ class Trainer:
         self.step = state["step"]
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
-        _set_generator_states(self.device, state["generators"])
+        set_generator_states(self.device, state["generators"])
 
     def close(self):
         """Free model and optimizer."""
@@ -224,21 +209,24 @@ def seed_generators(seed):
         seed_one(seed)
 
 
-def _generator_states(device):
-    name, *numpy_state = np.random.get_state()
+def generator_states(device):
+    """States of the random generators of torch, NumPy, Python and the device:
+    a dict, for ``set_generator_states``."""
     states = {
         "torch": torch.get_rng_state(),
-        "numpy": [name, *numpy_state],
+        "numpy": list(np.random.get_state()),
         "python": random.getstate(),
     }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    if KINDS[device.type].get_rng_state:
+        states["device"] = KINDS[device.type].get_rng_state(device)
     return states
 
 
-def _set_generator_states(device, states):
+def set_generator_states(device, states):
+    """Let all random generators go on from ``generator_states`` of a device
+    of the same kind."""
     torch.set_rng_state(states["torch"])
     np.random.set_state(tuple(states["numpy"]))
     random.setstate(states["python"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+    if KINDS[device.type].set_rng_state:
+        KINDS[device.type].set_rng_state(states["device"], device)

@@ -6,6 +6,7 @@ losses of the solvers anew.
 """
 import ast
 import io
+import textwrap
 import tokenize
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """One line for each promise, and the length of the file."""
+    """One line for each promise, with the reason where it is broken, and the
+    length of the file."""
     file = config.getoption("solver")
     if not file:
         return
@@ -65,9 +67,9 @@ def pytest_terminal_summary(terminalreporter, config):
         outcomes = [outcome for outcome, _ in reports]
         broken = outcomes.count("failed") + outcomes.count("error")
         if broken:
-            verdict, reason = "BROKEN", ""
+            verdict, reason = "BROKEN", f": {why(reports)}"
             if len(reports) > 1:
-                reason = f": {broken} of {len(reports)} tests"
+                reason = f": {broken} of {len(reports)} tests{reason}"
         elif "passed" in outcomes:
             verdict, reason = "kept", ""
         else:
@@ -78,6 +80,16 @@ def pytest_terminal_summary(terminalreporter, config):
     if Path(file).is_file():
         length = lines_of_code(Path(file).read_text())
         terminalreporter.write_line(f"{'length':>10}  {length} lines of code")
+
+
+def why(reports):
+    """The first line of the first failure among a promise's tests."""
+    crash = next(
+        getattr(report.longrepr, "reprcrash", None)
+        for outcome, report in reports if outcome in ("failed", "error")
+    )
+    first, *_ = crash.message.splitlines() if crash else ["see above"]
+    return textwrap.shorten(first, 120, placeholder=" ...")
 
 
 def lines_of_code(source):

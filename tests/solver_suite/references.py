@@ -61,14 +61,14 @@ def adamw_of_llm_c(h, role, w, gradients, factors):
     if role == "hidden_matrices":
         return adamw(w, gradients, factors, h.learning_rate, h.beta1, h.beta2,
                      h.weight_decay, h.eps)
-    own = [
-        getattr(h, name) if getattr(h, f"aux_{name}") is None
-        else getattr(h, f"aux_{name}")
-        for name in ("learning_rate", "beta1", "beta2")
-    ]
-    decay = h.aux_weight_decay
-    return adamw_of_the_rest(h, role, w, gradients, factors, *own, h.eps,
-                             h.weight_decay if decay is None else decay)
+    beta1, beta2, decay = (
+        value if own is None else own for value, own in (
+            (h.beta1, h.aux_beta1), (h.beta2, h.aux_beta2),
+            (h.weight_decay, h.aux_weight_decay),
+        )
+    )
+    return adamw_of_the_rest(h, role, w, gradients, factors, h.learning_rate,
+                             beta1, beta2, h.eps, decay)
 
 
 def sgd(h, role, w, gradients, factors):
@@ -409,6 +409,5 @@ PERTURBATIONS = {
     # torch takes none below 1.
     "adafactor": {"clipping_threshold": 1.1},
     "by_name": {"optimizer": "lion", "options": {"eps": 1e-2}},
-    "muon": {"ns_coefficients": (3.4445, -4.775, 2.0315),
-             "adjust_lr": "match_rms_adamw"},
+    "muon": {"ns_polynomial": "steep", "adjust_lr": "match_rms_adamw"},
 }
