@@ -50,7 +50,7 @@ class World:
         self._failures = self._host = None
         self._closing = threading.Event()
 
-    def describe(self):
+    def __str__(self):
         return "1 rank" if self.size == 1 else f"{self.size} ranks"
 
     def connect(self, store, device, timeout=TIMEOUT_SECONDS):
