@@ -215,7 +215,7 @@ class Resumable:
             return path
         except (OSError, TypeError) as error:
             print(f"\nWARNING: no checkpoint at step {self.trainer.step}: "
-                  f"{error} Nothing else is affected.")
+                  f"{str(error).rstrip('.')}. Nothing else is affected.")
             return None
 
     def _check_space(self, state):
