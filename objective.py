@@ -211,8 +211,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
                 self._world.rank, self._world.size
             ),
             machine=self._machine, world=self._world,
-            description=f"{self._machine.describe()}, {self._world.size} "
-            f"rank(s) ({reason}), {self._num_threads} threads ({threads})",
+            description=f"{self._machine.describe()}, {self._world} "
+            f"({reason}), {self._num_threads} threads ({threads})",
         ), options=RunOptions(
             eval_every=self.eval_every,
             micro_batch_size=self.micro_batch_size, compile=self.compile,

@@ -1,7 +1,7 @@
 """Places: which of the ranks this process is, and where it meets the others.
 
-A process is rank 0 and starts its followers (``followers.py``), or it is such
-a follower, or a task of a Slurm job that submitit started.
+A process is rank 0, which starts its followers (``followers.py``), or one of
+these followers, or a task of a Slurm job that submitit started.
 """
 import multiprocessing
 import os
@@ -85,8 +85,9 @@ def choose_world(num_devices, device, batch_size):
     Parameters
     ----------
     num_devices : int or "auto"
-        "auto" is one per task in a Slurm job, and otherwise all visible GPUs
-        that can share a batch equally; 1 on a CPU.
+        Number of ranks. "auto" is the number of tasks in a Slurm job, and
+        elsewhere that of the visible GPUs, or as many of them as can share a
+        batch equally; 1 on a CPU.
     device : torch.device
     batch_size : int
         Rows per step.
@@ -94,8 +95,9 @@ def choose_world(num_devices, device, batch_size):
     Returns
     -------
     world : World
-        Not connected yet.
+        The ranks, not connected yet.
     reason : str
+        Why there are so many: a few words to print.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def choose_world(num_devices, device, batch_size):
     """
     if _place is not None:
         rank, size, _ = _place
-        return World(rank, size), "as rank 0"
+        return World(rank, size), "as rank 0 decided"
     tasks = _slurm_tasks()
     if tasks > 1:
         if num_devices not in ("auto", tasks):
@@ -115,7 +117,7 @@ def choose_world(num_devices, device, batch_size):
                 "slurm_ntasks_per_node."
             )
         return World(int(os.environ["SLURM_PROCID"]), tasks), "Slurm's tasks"
-    # A device by number is one device.
+    # A device that is named by its number, as cuda:1, is one device.
     count = KINDS[device.type].count
     found = 1 if device.index is not None or not count else count()
     size, reason = num_devices, "as asked for"
@@ -138,19 +140,20 @@ def choose_world(num_devices, device, batch_size):
 
 
 def _slurm_tasks():
-    """Tasks of the job that submitit started this process in; 1 elsewhere."""
+    """Number of tasks of the Slurm job that submitit started this process in;
+    1 elsewhere."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return 1
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def in_slurm_job():
-    """Whether this process is one of several tasks of a job."""
+    """Whether this process is one of several tasks of a Slurm job."""
     return _slurm_tasks() > 1
 
 
 def meet():
-    """The store where this rank meets the others."""
+    """Return the store where this rank meets the others."""
     if _place is not None:
         return _place[-1]
     from submitit.helpers import TorchDistributedEnvironment

@@ -88,18 +88,20 @@ class GradientAverage:
 
 
 def orthogonalisation_cost(rows, columns):
-    """Of a Newton-Schulz iteration, in multiplications: X X^T, its square,
-    and a product with X."""
+    """Multiplications of a Newton-Schulz iteration: X X^T, its square, and a
+    product with X."""
     short, long = sorted((rows, columns))
     return short**2 * (short + 2 * long)
 
 
 def eigenbasis_cost(rows, columns):
-    """Of the eigenvectors of X X^T and X^T X, up to a factor."""
+    """Multiplications that give the eigenvectors of X X^T and X^T X, up to a
+    factor."""
     return rows**3 + columns**3
 
 
-# The work per matrix that solvers name: see ``TrainingSolver.shared_work``.
+# Cost of a matrix by the kind of work that a solver names: see
+# ``TrainingSolver.shared_work``.
 WORK = {
     "orthogonalisation": orthogonalisation_cost,
     "eigenbasis": eigenbasis_cost,
@@ -110,17 +112,18 @@ class SharedUpdates:
     """Shares the updates of matrices among the ranks.
 
     Each rank's optimizer updates the matrices that the rank owns, and keeps
-    state for these alone; the owner's weights then go to all. That is right
-    for a method whose update of a matrix depends on nothing but the matrix
-    and its gradients, and which passes over parameters without a gradient.
+    state for these alone. The owner then sends its weights to all. This is
+    right for a method whose update of a matrix depends only on the matrix and
+    its gradients, and which leaves a parameter without a gradient as it is.
 
     Parameters
     ----------
     world : World
     matrices : list of nn.Parameter
-        With fewer of them than ranks, every rank updates all.
+        The matrices to share. If they are fewer than the ranks, every rank
+        updates all of them.
     work : str or None
-        A key of ``WORK``; None is not to share any.
+        Kind of the work, a key of ``WORK``; with None, nothing is shared.
     """
 
     def __init__(self, world, matrices=(), work=None):
@@ -134,9 +137,11 @@ class SharedUpdates:
         return self.owners.get(parameter, self.world.rank) != self.world.rank
 
     def gather(self, state):
-        """The state of an optimizer's ``state_dict``, with that of every
-        matrix from its owner: on rank 0, None on the others. It is the same
-        whatever the number of ranks."""
+        """Return an optimizer's ``state_dict`` with the state of every matrix
+        from its owner, on rank 0; None on the others.
+
+        It is the same whatever the number of ranks.
+        """
         if not self.owners:
             return state
         states = self.world.gather(state)
@@ -167,8 +172,8 @@ class SharedUpdates:
 
 
 def merge(first, second):
-    """Nested dicts and lists as one, with what only one of them has; what
-    both have is the first one's."""
+    """Unite nested dicts and lists: a value that both have is the first
+    one's."""
     if isinstance(first, dict):
         return first | {
             key: merge(first[key], value) if key in first else value
@@ -180,8 +185,8 @@ def merge(first, second):
 
 
 def share(costs, num_ranks):
-    """Owner of each piece of work: the largest piece goes first, to the rank
-    with the least to do."""
+    """Return the owner of each piece of work: the largest piece is given
+    first, and each to the rank with the least to do."""
     owners = [0] * len(costs)
     load = collections.Counter(dict.fromkeys(range(num_ranks), 0))
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
