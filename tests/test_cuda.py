@@ -65,7 +65,7 @@ def assert_sound(report, may_wait=False):
     # every tensor was where the others were, or there would be an error.
     waiting = {"step", "gradients", "run"} & set(report["waits"])
     assert waiting <= ({"step"} if may_wait else set()), report["waits"]
-    assert report["clock"]["readings"] >= 3
+    assert report["clock"]["readings"] >= 2
     assert report["clock"]["queued"] == 0
     for where in ("gradients", "evaluation"):
         assert report["product_dtypes"][where] == ["torch.bfloat16"]
