@@ -13,7 +13,7 @@ from benchopt import BaseObjective
 from benchmark_utils.threads import choose_threads
 
 from benchmark_utils.checked import CheckedParameters
-from benchmark_utils.cache_key import versions
+from benchmark_utils.cache_key import KeyedFiles, versions
 from benchmark_utils.data.loader import BatchLoader, validation_loader
 from benchmark_utils.device import device_name, dtype_name
 from benchmark_utils.errors import noted, readable
@@ -25,7 +25,7 @@ from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.problem import Problem, RunOptions
 from benchmark_utils.stopping import TargetCriterion
-from benchmark_utils.training.evaluation import evaluate
+from benchmark_utils.training.evaluation import evaluate, finite_or_inf
 from benchmark_utils.training.memory import keep_freed_memory
 
 # Parameters that say what becomes of a run, and not what it is.
@@ -33,7 +33,7 @@ UNNAMED = "checkpoint_every", "resume", "save_weights", "log"
 WEIGHTS = "weights.safetensors"
 
 
-class Objective(CheckedParameters, BaseObjective):
+class Objective(KeyedFiles, CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
     Model, initialisation, order of the tokens, batch and evaluation are given.
@@ -48,6 +48,7 @@ class Objective(CheckedParameters, BaseObjective):
     sampling_strategy = "callback"
     stopping_criterion = TargetCriterion()
 
+    file_parameters = ["initial_weights"]
     parameters = {
         # "gpt2" is llm.c's, 124,439,808 parameters with GPT-2's vocabulary.
         # The others, and what None stands for: benchmark_utils/models/named.py
@@ -178,11 +179,13 @@ class Objective(CheckedParameters, BaseObjective):
         self._val_loader = validation_loader(
             val, self.val_tokens, self._sequence_length
         )
-        self._vocab_size = train.vocab_size
         self._flops = self._train_loader.tokens_per_step * (
             6 * model.matrix_weights(train.vocab_size)
         )
         self._bytes_per_token = bytes_per_token
+        if self.initial_weights is not None:
+            # Fails if they are not this model's.
+            self._make_model()
 
     @noted
     def get_objective(self):
@@ -198,18 +201,18 @@ class Objective(CheckedParameters, BaseObjective):
         self._output(self.save_weights, WEIGHTS)
         self._val_loader.shards.check_token_ids(1)
         return dict(problem=Problem(
-            model=self.model,
+            model=self.model, val_tokens=self.val_tokens,
             # A fresh model for each run: what one run trains, no other sees.
             make_model=functools.partial(
-                self._make_model, self.get_seed(use_repetition=True)
+                self._make_model, self.get_seed(use_repetition=True),
+                self._machine.device,
             ),
             train_loader=self._train_loader.for_rank(
                 self._world.rank, self._world.size
             ),
-            val_tokens=self.val_tokens,
             machine=self._machine, world=self._world,
-            description=f"{self._machine.describe()}, {self._world.size} "
-            f"rank(s) ({reason}), {self._num_threads} threads ({threads})",
+            description=f"{self._machine.describe()}, {self._world} "
+            f"({reason}), {self._num_threads} threads ({threads})",
         ), options=RunOptions(
             eval_every=self.eval_every,
             micro_batch_size=self.micro_batch_size, compile=self.compile,
@@ -217,15 +220,15 @@ class Objective(CheckedParameters, BaseObjective):
             log_path=self._output(self.log, "evaluations.csv"),
         ))
 
-    def _make_model(self, seed):
+    def _make_model(self, seed=0, device="cpu"):
         model = make_model(
-            self.model, self._vocab_size, seed,
+            self.model, self._train_loader.shards.vocab_size, seed,
             tokens_per_step=self._train_loader.tokens_per_step,
             **self._choices(self._parameters),
         )
         if self.initial_weights is not None:
             load_weights(model, self.initial_weights)
-        return model.to(self._machine.device)
+        return model.to(device)
 
     def evaluate_result(self, evaluated, report):
         """Evaluate a model, and say all that a report needs.
@@ -252,9 +255,9 @@ class Objective(CheckedParameters, BaseObjective):
         eval_seconds = time.perf_counter() - start
         train_loss = report["train_loss"]
         row = report | dict(
-            value=_finite_or_inf(val_loss),
+            value=finite_or_inf(val_loss),
             tokens=report["step"] * self._train_loader.tokens_per_step,
-            train_loss=_finite_or_inf(train_loss),
+            train_loss=finite_or_inf(train_loss),
             target=self._target,
             target_reached=int(val_loss < self._target),
             stop_at_target=int(self.stop_at_target),
@@ -286,6 +289,7 @@ class Objective(CheckedParameters, BaseObjective):
         if path and self._world.rank == 0:
             with evaluated() as model:
                 save_weights(model, path)
+            print(f"\nWeights of {report['step']} steps are in {path}")
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""
@@ -294,8 +298,3 @@ class Objective(CheckedParameters, BaseObjective):
             evaluated=lambda: contextlib.nullcontext(model),
             report=dict(step=0, num_steps=1, train_loss=0.0),
         )
-
-
-def _finite_or_inf(loss):
-    """benchopt's plots misplace the points of a curve that has a NaN."""
-    return loss if math.isfinite(loss) else math.inf

@@ -35,6 +35,28 @@ class Keyed:
         pass
 
 
+class KeyedFiles(Keyed):
+    """Mixin of a component that reads files which parameters name: a file
+    that is replaced by another is another problem."""
+
+    # Names of parameters; the value None is no file.
+    file_parameters = ()
+
+    def cache_key(self):
+        paths = (self._parameters[name] for name in self.file_parameters)
+        return [(path, _stamp(path)) for path in paths if path is not None]
+
+
+def _stamp(path):
+    """Size in bytes and time of the last change of a file; None without one.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 @functools.cache
 def code_hash():
     """SHA-256 of the shared code, as it was when first asked for."""

@@ -4,8 +4,8 @@ An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
 somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
 that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else. The last line says how to have its
-results reported.
+the command ends, below everything else; just above stands the command that
+reports the results.
 """
 import atexit
 import contextlib
@@ -34,6 +34,11 @@ class UserError(click.ClickException, ValueError, OSError):
     """A sentence for the user. benchopt's command line, which is click's,
     prints it alone; to Python code it is the error that it stands for."""
 
+    def show(self, file=None):
+        # benchopt's "Loading ..." may have left its line open.
+        print(flush=True)
+        super().show(file)
+
 
 def readable(method):
     """Decorator of a component's method: errors of the user's that leave it
@@ -55,17 +60,34 @@ def readable(method):
 
 
 def noted(method):
-    """Decorator of a solver's method: ``readable``, and whatever it fails
-    with is said again when the command ends."""
+    """Decorator of a method that a run calls: ``readable``, and whatever it
+    fails with is said again when the command ends."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            note(self, f"failed: {describe(error)}")
+            missing = missing_operation(error)
+            note(self, f"failed: {missing or describe(error)}")
+            if missing:
+                raise ValueError(f"{self.name}: {missing}") from error
             raise
 
     return readable(wrapper)
+
+
+def missing_operation(error):
+    """A sentence about an operation that torch does not have on Apple's GPUs;
+    None if the error is another one."""
+    found = re.search(
+        "operator '([^']+)' is not currently implemented for the MPS device",
+        str(error),
+    )
+    return found and (
+        f"torch has no {found[1]} on Apple's GPUs. Set the environment "
+        "variable PYTORCH_ENABLE_MPS_FALLBACK=1, and the processor computes "
+        "it; or train with device=cpu."
+    )
 
 
 def describe(error):
@@ -135,8 +157,8 @@ def open_notes():
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
         # What is registered last is called first.
-        atexit.register(name_the_report, time.time())
         atexit.register(print_notes)
+        atexit.register(name_the_report, time.time())
 
 
 def note(run, sentence):

@@ -2,12 +2,13 @@
 
 benchopt's process is rank 0: it has the clock, the cache, the files and the
 screen. Once it is certain that there is something to train, it starts a
-process for each other device and sends it the run, as benchopt itself sends
-runs to other processes. A follower does what rank 0 does, and evaluates when
-rank 0 does. When rank 0 ends, however that may be, so do its followers.
+process for each other device and sends it the run, in the way in which
+benchopt itself sends runs to other processes. A follower does what rank 0
+does, and evaluates when rank 0 does. When rank 0 ends, for whatever reason,
+its followers end.
 
-Within a Slurm job of benchopt's submitit backend, where every task is a whole
-benchopt, tasks are the ranks, and nothing is started.
+In a Slurm job of benchopt's submitit backend, every task is a whole benchopt.
+There the tasks are the ranks, and nothing is started.
 """
 import contextlib
 import functools
@@ -30,12 +31,12 @@ from benchmark_utils.places import in_slurm_job, meet, take_place
 from benchmark_utils.training import ranks
 from benchmark_utils.training.ranks import RankLost
 
-# Seconds for followers to start; and for them to end after the last step, or
-# for the reason why a rank has failed to become known.
+# Followers have so many seconds to start, and so many to end after the last
+# step; the second is also the wait for the reason why a rank has failed.
 START_SECONDS, GRACE_SECONDS = 600, 10
-# A follower that was let down by another rank: the reason is not its own.
+# Exit code of a follower that ends because another rank has failed.
 LET_DOWN = 70
-# benchopt's folder has to be loaded before anything in it can be imported.
+# The benchmark has to be loaded before anything in its folder can be imported.
 FOLLOW = """
 import sys
 from benchopt.benchmark import Benchmark
@@ -51,7 +52,7 @@ class Gathering:
     Parameters
     ----------
     solver : TrainingSolver
-        It knows its world, device and problem.
+        The solver of this run, which knows its world, device and problem.
     warm_up : bool
         Whether the run begins with the solver's ``warm_up``.
     """
@@ -78,7 +79,7 @@ class Gathering:
     def _start(self, solver, warm_up):
         """Start the followers, and wait until all of them are there."""
         size = self.world.size
-        # The processor is shared, too.
+        # The ranks share the processor's cores.
         num_threads = max(1, self._num_threads // size)
         torch.set_num_threads(num_threads)
         store = dist.TCPStore(
@@ -98,7 +99,8 @@ class Gathering:
             )
             self._logs.append(log)
             self._processes.append(process)
-            # It stays open: its end is how a follower learns of ours.
+            # This pipe stays open: a follower ends when it closes, as it does
+            # when this process is killed.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(run)
                 process.stdin.flush()
@@ -122,7 +124,8 @@ class Gathering:
                 return
 
     def _death(self):
-        """What is known of a follower that has ended by its own fault."""
+        """Text on the first follower that has ended by its own fault, None if
+        none has."""
         for rank, (process, log) in enumerate(
             zip(self._processes, self._logs), 1
         ):
@@ -143,8 +146,7 @@ class Gathering:
         Raises
         ------
         RankLost
-            With the traceback of the rank that failed first, if it is
-            another one.
+            If another rank failed first: with its traceback.
         """
         reason = None
         if self.world.size == 1:
@@ -157,11 +159,11 @@ class Gathering:
             )
         self._end()
         if reason:
-            # Our own traceback says nothing that theirs doesn't.
+            # This rank's own traceback would add nothing to that.
             raise RankLost(reason) from None
 
     def part(self):
-        """End a run that has gone well."""
+        """End the ranks of a run that has gone well."""
         if self.world.size > 1:
             self.world.agree(True)
             for process in self._processes:
@@ -189,7 +191,7 @@ class Gathering:
 
 
 def together(method):
-    """Decorator of what all ranks do, methods of a solver: the ranks meet
+    """Decorator of the methods of a solver that all ranks call. The ranks meet
     before the first one of a run, and if one of them fails, all end."""
     @functools.wraps(method)
     def guarded(solver, *arguments):
@@ -207,8 +209,16 @@ def together(method):
 
 
 def follow(rank, size, port):
-    """Be a follower: train what comes through the standard input."""
-    # Ctrl-C reaches every process of a terminal. Rank 0 decides.
+    """Be a follower: train what rank 0 sends to the standard input.
+
+    Parameters
+    ----------
+    rank, size : int
+        This process's rank, and the number of ranks.
+    port : int
+        Port of rank 0's store, on this machine.
+    """
+    # Ctrl-C reaches every process of a terminal: rank 0 decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
@@ -232,12 +242,13 @@ def follow(rank, size, port):
     except BaseException as error:
         print(traceback_of(error), file=sys.stderr, flush=True)
         print_notes()
-        # Without Python's tidying up, which can take a while.
+        # Python would take a while to tidy up.
         os._exit(LET_DOWN if isinstance(error, RankLost) else 1)
 
 
 def _evaluate_if_due(objective, solver):
-    """What benchopt's callback is on rank 0: whether to go on."""
+    """Evaluate when rank 0 does, and return whether to go on: a follower's
+    stand-in for benchopt's callback."""
     if solver.trainer.step not in solver.evaluations:
         return True
     objective(solver.get_result())

@@ -73,12 +73,6 @@ def device(value):
     return value
 
 
-def three_numbers(value):
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
-        raise ValueError
-    return tuple(map(number, value))
-
-
 def steps_or_minutes(value):
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?min", value):
         return value
@@ -91,7 +85,6 @@ TITLES = {
     steps_or_minutes: "a number of steps, minutes such as '5min'",
     real: "a number", number: "a number", whole: "a whole number",
     yes_no: "True or False", text: "a text",
-    three_numbers: "three numbers, as in (2,-1.5,0.5)",
     device: "auto, cpu, mps or cuda (cuda:1 is the second of several)",
 }
 
@@ -130,7 +123,7 @@ class Rule:
         if self.kind is None:
             raise ValueError
         value = self.kind(value)
-        if not isinstance(value, (str, tuple)) and not (
+        if not isinstance(value, str) and not (
             self.low <= value <= self.high
             and self.above < value < self.below
         ):
@@ -212,7 +205,7 @@ RULES = {
     "schedule": Rule(words=SCHEDULES),
     "cooldown": Rule(number, low=0, high=1, hint=", a share of the horizon"),
     "max_grad_norm": Rule(number, low=0, hint=" (0 is off)"),
-    "ns_steps": COUNT, "ns_coefficients": Rule(three_numbers),
+    "ns_steps": COUNT, "ns_polynomial": Rule(words=("convergent", "steep")),
     "adjust_lr": Rule(words=("original", "match_rms_adamw")),
 }
 # What solvers take, also with a prefix, as in aux_learning_rate.

@@ -27,10 +27,11 @@ class Progress:
         self.evaluations = solver.evaluations
         self._csv_path, self._file = csv_path, None
         self._bar = tqdm(
-            total=self.num_steps, initial=solver.trainer.step, desc=self.name,
+            total=self.num_steps, initial=solver.trainer.step,
+            desc=f"{self.name}, repetition {self.repetition + 1}",
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
-        # Lines in a log have the solver's name; this is who that is.
+        # The bar and the lines of a log have only the solver's short name.
         say_once(str(solver))
         if csv_path:
             say(f"A row per evaluation: {csv_path}")
@@ -64,7 +65,7 @@ class Progress:
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(
-                f"train_loss {last['train_loss']:.4f}, {losses}"
+                f"{losses}, train_loss {last['train_loss']:.4f}"
             )
             return
         say(
@@ -116,18 +117,10 @@ def in_words(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
-def is_terminal():
-    """Whether somebody watches a run, and not a log."""
-    return sys.stdout.isatty()
-
-
 def say(message):
-    """Print a line about a run.
-
-    On a terminal, benchopt's own progress is on the last line, and ends with
-    a carriage return: the message starts a new one.
-    """
-    print(f"\n{message}" if is_terminal() else message, flush=True)
+    """Print a line about a run, above the bar if there is one."""
+    tqdm.write(message)
+    sys.stdout.flush()
 
 
 @functools.cache

@@ -23,11 +23,11 @@ from benchmark_utils.training import checkpoints
 # than this share of them.
 AUTO_SECONDS = 600
 MAX_SHARE = 0.01
-# The last two are those that Slurm is asked to send ahead of a time limit;
-# Windows has neither.
+# Ctrl-C, kill, a terminal that is closed, and what Slurm can be asked to send
+# ahead of a time limit. Windows has the first two.
 SIGNALS = [
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 ]
 
@@ -92,16 +92,19 @@ class Resumable:
         """Say why checkpoints of the same run, otherwise computed, are not
         used."""
         for path in self._run_folder.glob("*/how.json"):
-            other = json.loads(path.read_text())
-            if other == self._how:
+            if path.parent == self._folder:
                 continue
-            changed = ", ".join(
-                name for name, value in self._how.items()
-                if other.get(name) != value
-            )
+            try:
+                other = json.loads(path.read_text())
+                changed = "another " + ", ".join(
+                    name for name, value in self._how.items()
+                    if other.get(name) != value
+                )
+            except (OSError, ValueError) as error:
+                changed = f"something that can't be read ({error})"
             print(f"\nWARNING: {path.parent} has a checkpoint of this run, "
-                  f"but of another {changed}: it is not used, and stays. The "
-                  "run starts at step 0.")
+                  f"but of {changed}: it is not used, and stays. The run "
+                  "starts at step 0.")
 
     def __enter__(self):
         self._handlers = {}
@@ -109,7 +112,9 @@ class Resumable:
             threading.current_thread() is threading.main_thread()
         ):
             for number in SIGNALS:
-                self._handlers[number] = signal.signal(number, self._note)
+                # nohup, say, has one ignored.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error):
@@ -121,12 +126,17 @@ class Resumable:
         self._handlers = {}
 
     def _note(self, number, frame):
-        """Handle a signal: the next step writes a checkpoint and ends the
-        run. The same signal again has its usual effect, at once."""
+        """Handle a signal: the run ends after the step that is under way, with
+        a checkpoint. A second signal has its usual effect, at once."""
         self._signal = signal.Signals(number).name
-        print(f"\n{self._signal}: writes a checkpoint after this step. Press "
-              "Ctrl-C (again) to end at once, without.", flush=True)
         self._restore_handlers()
+        # Not printed: a signal may come in the middle of a print.
+        with contextlib.suppress(OSError):
+            os.write(1, (
+                f"\n{self._signal}: the run ends after this step, with a "
+                "checkpoint. A second signal, such as Ctrl-C, ends it at once,"
+                " without one.\n"
+            ).encode())
 
     def before_callback(self):
         """Write a checkpoint if one is due. benchopt's clock stands still
@@ -146,7 +156,8 @@ class Resumable:
         if not wanted:
             return
         if self.trainer.step == 0:
-            raise KeyboardInterrupt
+            # There is nothing to keep.
+            self._end(None)
         path = None
         if self.world.rank:
             # Rank 0 has the clock, and writes.
@@ -171,6 +182,10 @@ class Resumable:
         print(f"\nEnded by {self._signal} at step {self.trainer.step}.")
         if path:
             print(f"The same command goes on from there: {path}")
+        elif older := next(iter(checkpoints.newest_first(self._folder)), None):
+            print(f"The same command goes on from an older one: {older}")
+        else:
+            print("The same command starts this run at step 0.")
         print("Runs that have ended are in benchopt's cache.", flush=True)
         job = os.environ.get("SLURM_JOB_ID")
         if path and job and self._signal.startswith("SIGUSR"):
@@ -187,8 +202,8 @@ class Resumable:
         return not self.world.rank and time.monotonic() >= self._due
 
     def _save(self, clock):
-        """Write one; that it can't be written costs a warning, not the run.
-        """
+        """Write a checkpoint. Where that fails, it costs a warning, and not
+        the run; None is returned."""
         state = {
             "trainer": self.trainer.state_dict(), "clock": clock,
             "times_resumed": self.times_resumed,
@@ -200,7 +215,7 @@ class Resumable:
             return path
         except (OSError, TypeError) as error:
             print(f"\nWARNING: no checkpoint at step {self.trainer.step}: "
-                  f"{error} The run goes on.")
+                  f"{str(error).rstrip('.')}. Nothing else is affected.")
             return None
 
     def _check_space(self, state):
@@ -224,7 +239,7 @@ class Resumable:
 
 
 def identify(solver):
-    """Which run a solver is about to do, and how.
+    """The identity of the run that a solver is about to do.
 
     Returns
     -------
@@ -243,6 +258,7 @@ def identify(solver):
     how = solver.cache_key() | {
         "files": [one._file_hash for one in (dataset, objective, solver)],
         "shards": repr(dataset._get_state()),
+        "initial_weights": objective.cache_key(),
         "device": solver.machine.device.type,
         "dtype": dtype_name(solver.machine.dtype),
     }

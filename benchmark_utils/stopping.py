@@ -2,7 +2,7 @@
 from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.errors import note
-from benchmark_utils.progress import is_terminal, say
+from benchmark_utils.progress import say
 from benchmark_utils.results.crossings import first_crossing, interpolate
 
 
@@ -29,9 +29,9 @@ class TargetCriterion(StoppingCriterion):
             timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, solver=solver,
-            # In a log, benchopt's progress would be a second line for every
-            # evaluation, beside that of progress.py.
-            terminal=terminal if is_terminal() else None, run_key=run_key,
+            # Without a terminal benchopt shows no progress of its own, which
+            # would be a second line for every evaluation (see progress.py).
+            terminal=None, run_key=run_key,
         )
 
     def should_stop(self, stop_val, objective_list):

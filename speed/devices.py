@@ -4,8 +4,10 @@
 
 Every number of devices trains on the same batch, one micro-batch of rows for
 each of the most devices. Each process has the same number of threads. A turn
-is a step of the ranks together and one of each rank on its own, which is all
-but the communication; the median of the slowest rank counts.
+is a step of the ranks together, and then a step of each of them "apart": all
+at the same time, with nothing sent. Processes that do not talk share no more
+than the machine, and what they reach of linear is the bound for those that do.
+The median of the slowest rank counts.
 """
 import json
 import multiprocessing
@@ -34,8 +36,8 @@ def sizes(most):
 
 
 def work(results, rank, size, port, options):
-    """A rank: put its seconds per step, together and on its own, and the
-    processor's seconds of a step together."""
+    """Be a rank: put its seconds per step into the queue, together and apart,
+    and the processor's seconds of each."""
     torch.set_num_threads(options["num_threads"])
     keep_freed_memory()
     if torch.cuda.is_available():
@@ -62,19 +64,23 @@ def work(results, rank, size, port, options):
             dtype=choose_dtype("auto", device)[0], world=each,
         ) for each in (world, ALONE)
     ]
-    seconds, cpu = ([], []), []
+    clocks = time.perf_counter, time.process_time
+    # By trainer, then by clock.
+    times = [[[], []] for _ in trainers]
     for _ in range(options["repetitions"] + 1):
-        for trainer, times in zip(trainers, seconds):
+        for trainer, of_trainer in zip(trainers, times):
             world.agree(True)
             synchronize(device)
-            start, cpu_start = time.perf_counter(), time.process_time()
+            starts = [clock() for clock in clocks]
             trainer.train_step(inputs, targets)
             synchronize(device)
-            times.append(time.perf_counter() - start)
-            if trainer is trainers[0]:
-                cpu.append(time.process_time() - cpu_start)
+            for clock, start, seconds in zip(clocks, starts, of_trainer):
+                seconds.append(clock() - start)
     # The first turn warms up.
-    results.put([statistics.median(times[1:]) for times in (*seconds, cpu)])
+    results.put([
+        statistics.median(seconds[1:])
+        for of_trainer in times for seconds in of_trainer
+    ])
     world.agree(True)
     world.close()
 
@@ -99,15 +105,19 @@ def measure(most, options):
         ]
         for process in ranks:
             process.start()
-        seconds, alone, cpu = map(max, zip(*collect(results, ranks)))
+        seconds, cpu, apart, cpu_apart = map(
+            max, zip(*collect(results, ranks))
+        )
         tokens = options["batch_size"] * options["shape"]["context_length"]
-        rate = tokens / seconds
-        base = table[0]["tokens_per_second"] if table else rate
+        base = table[0]["seconds"] if table else seconds
         table.append({
             "num_devices": size, "seconds": seconds,
-            "tokens_per_second": rate, "share_of_linear": rate / base / size,
-            "share_of_communication": max(0.0, 1 - alone / seconds),
-            "cpu_seconds": cpu,
+            "tokens_per_second": tokens / seconds,
+            "share_of_linear": base / seconds / size,
+            "share_of_communication": max(0.0, 1 - apart / seconds),
+            "cpu_seconds": cpu, "seconds_apart": apart,
+            "share_of_linear_apart": base / apart / size,
+            "cpu_seconds_apart": cpu_apart,
         })
     return table
 
@@ -139,15 +149,24 @@ def serve(results, rank, size, port, options):
 
 def print_table(title, table):
     print(f"\n{title}, {choose_device()[0]}")
-    print(f"{'devices':>9}{'s/step':>9}{'tokens/s':>11}{'of linear':>11}"
+    print(f"{'devices':>15}{'s/step':>9}{'tokens/s':>11}{'of linear':>11}"
           f"{'communication':>15}{'CPU s/rank':>12}")
     for row in table:
+        size = row["num_devices"]
         print(
-            f"{row['num_devices']:9}{row['seconds']:9.3f}"
-            f"{row['tokens_per_second']:11.0f}"
+            f"{size:15}{row['seconds']:9.3f}{row['tokens_per_second']:11.0f}"
             f"{row['share_of_linear']:11.0%}"
             f"{row['share_of_communication']:15.0%}{row['cpu_seconds']:12.3f}"
         )
+        if size > 1:
+            rate = row["tokens_per_second"] * (
+                row["seconds"] / row["seconds_apart"]
+            )
+            print(
+                f"{f'{size} apart':>15}{row['seconds_apart']:9.3f}{rate:11.0f}"
+                f"{row['share_of_linear_apart']:11.0%}"
+                f"{'':15}{row['cpu_seconds_apart']:12.3f}"
+            )
 
 
 def report(arguments, shape):

@@ -122,8 +122,11 @@ def run_once(output, environment, solver, num_steps, results, *when):
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.environ.update(environment)
-    # As in a process that was started from a terminal: what tqdm locks is
-    # then unlinked at once, and is nobody's if the process is killed.
+    # As in a process that was started from a terminal: no signal is ignored;
+    # and what tqdm locks is unlinked at once, so that it is nobody's if the
+    # process is killed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     if when:

@@ -1,49 +1,94 @@
-"""A rank that trains solvers for a few steps and says what it saw.
+"""Ranks that train solvers for a few steps, and what each of them saw.
 
-    python rank_worker.py RANK SIZE FOLDER MICRO_BATCH_SIZE [SOLVER ...]
-
-Rank 0 writes one JSON dict, from a solver file's stem to what all ranks saw.
-Half-way, each training is saved and restored.
+Each rank is a copy of a process that has imported everything ("forkserver" in
+Python's multiprocessing): only the first takes its seconds to start.
 """
+import contextlib
+import dataclasses
 import hashlib
-import json
-import sys
-from pathlib import Path
+import multiprocessing
+import os
+import pickle
+from typing import NamedTuple
 from unittest import mock
 
 import torch
+import torch._dynamo  # noqa: F401
 import torch.distributed as dist
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils.places import take_place
-from benchmark_utils.training import checkpoints
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE
 
+BENCH = Benchmark(ROOT, no_cache=True)
+# All that the ranks import, once; torch._dynamo when a model is made.
+BENCH.get_solvers()
+
+from benchmark_utils.places import take_place  # noqa: E402
+from benchmark_utils.training import checkpoints  # noqa: E402
+
 NUM_STEPS = 30
+# Options of optimizers that keep rounding small in float64.
+IN_FLOAT64 = {
+    # PSGD-Kron's is float32 otherwise.
+    "precondition_dtype": torch.float64,
+    # SOAP leaves the longer side of a matrix as it is: the first step's
+    # gradient does not span it, and any basis of the rest is an eigenbasis.
+    # Rounding would choose one, and so the updates.
+    "max_precondition_dim": TINY_OBJECTIVE["n_embd"],
+}
 
 
-def set_up(bench, stem, micro_batch_size, size, **parameters):
+class Case(NamedTuple):
+    """A training that ranks share."""
+
+    # A solver file's.
+    stem: str
+    batch_size: int
+    micro_batch_size: int
+    # Of everything: weights, gradients, losses, sums.
+    dtype: torch.dtype = torch.float32
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def set_up(case, size, **objective_parameters):
     """An objective and a solver on the tiny problem, not started yet."""
-    objective = bench.get_benchmark_objective().get_instance(**(
-        TINY_OBJECTIVE
-        | dict(micro_batch_size=micro_batch_size, num_devices=size)
+    objective = BENCH.get_benchmark_objective().get_instance(**(
+        TINY_OBJECTIVE | dict(
+            batch_size=case.batch_size, num_devices=size,
+            micro_batch_size=case.micro_batch_size,
+        ) | objective_parameters
     ))
-    dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
-    solver_class, = bench.check_solver_patterns(
-        [str(ROOT / "solvers" / f"{stem}.py")], class_only=True
+    dataset, = BENCH.check_dataset_patterns(["Simulated"], class_only=True)
+    solver_class, = BENCH.check_solver_patterns(
+        [str(ROOT / "solvers" / f"{case.stem}.py")], class_only=True
     )
-    solver = solver_class.get_instance(
-        **dict(num_steps=NUM_STEPS, warmup_steps=2) | parameters
-    )
+    solver = solver_class.get_instance(num_steps=NUM_STEPS, warmup_steps=2)
     RunContext().set_run_context(objective, None, solver, 0, base_seed=0)
     objective.set_data(**dataset.get_instance(**TINY_DATASET).get_data())
-    solver.set_objective(**objective.get_objective())
+    arguments = objective.get_objective()
+    make_model = arguments["problem"].make_model
+    arguments["problem"] = dataclasses.replace(
+        arguments["problem"], make_model=lambda: make_model().to(case.dtype)
+    )
+    solver.set_objective(**arguments)
     return objective, solver
 
 
 def train(trainer, objective, checkpoint=None):
-    """What is seen of a training: losses, tokens, weights, evaluation."""
+    """What is seen of a training: losses, tokens, weights, evaluation.
+
+    Half-way, it is saved and restored if there is a folder for that.
+    """
     first_loss = trainer.accumulate_gradients(*next(trainer.batches(1)))
     trainer.optimizer.zero_grad(set_to_none=True)
     losses = [trainer.world.mean(first_loss.item())]
@@ -65,6 +110,23 @@ def train(trainer, objective, checkpoint=None):
     }
 
 
+def train_alone(case):
+    """What one rank sees, in this process."""
+    with default_dtype(case.dtype):
+        objective, solver = set_up(case, 1)
+        return train(start(solver, case), objective)
+
+
+def start(solver, case):
+    """The solver's Trainer; in float64, with the options for that."""
+    solver.start()
+    for group in solver.trainer.optimizer.param_groups:
+        if case.dtype == torch.float64:
+            for name in IN_FLOAT64.keys() & group.keys():
+                group[name] = IN_FLOAT64[name]
+    return solver.trainer
+
+
 def save_and_restore(trainer, folder):
     state = trainer.state_dict()
     if trainer.world.rank == 0:
@@ -81,9 +143,15 @@ def weights_hash(trainer):
     return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
 
 
-def opinions(world, bench, size):
+def optimizer_states(optimizer):
+    """The state of each parameter of each optimizer."""
+    for part in getattr(optimizer, "optimizers", [optimizer]):
+        yield from getattr(part, "base", part).state.values()
+
+
+def opinions(world, case):
     """What ranks agree on where each sees something else."""
-    _, solver = set_up(bench, "adamw", "auto", size)
+    _, solver = set_up(case, world.size, micro_batch_size="auto")
     solver.world = world
     with mock.patch(
         "benchmark_utils.solver.max_micro_batch", lambda *_: 1 + world.rank
@@ -98,34 +166,48 @@ def opinions(world, bench, size):
     }
 
 
-def optimizer_states(optimizer):
-    """The state of each parameter of each optimizer."""
-    for part in getattr(optimizer, "optimizers", [optimizer]):
-        yield from getattr(part, "base", part).state.values()
-
-
-def main():
-    rank, size = int(sys.argv[1]), int(sys.argv[2])
-    folder, micro_batch_size = Path(sys.argv[3]), int(sys.argv[4])
+def work(rank, size, folder, cases):
+    """Be a rank in all cases. Rank 0 writes what all of them saw."""
     torch.set_num_threads(1)
+    os.environ["BENCHOPT_DATA_HOME"] = str(folder / "data")
     store = dist.FileStore(str(folder / "store"), size)
-    bench = Benchmark(ROOT, no_cache=True)
     seen = {}
-    for stem in sys.argv[5:]:
-        place = dist.PrefixStore(stem, store)
+    for number, case in enumerate(cases):
+        place = dist.PrefixStore(str(number), store)
         take_place(rank, size, place)
-        objective, solver = set_up(bench, stem, micro_batch_size, size)
-        world = solver.world
-        world.connect(place, solver.machine.device)
-        solver.start()
-        report = train(solver.trainer, objective, folder / stem)
-        report["opinions"] = opinions(world, bench, size)
-        seen[stem] = world.gather(report)
+        with default_dtype(case.dtype):
+            objective, solver = set_up(case, size)
+            world = solver.world
+            world.connect(place, solver.machine.device)
+            report = train(
+                start(solver, case), objective,
+                folder / f"{number}_{case.stem}",
+            )
+        if number == 0:
+            report["opinions"] = opinions(world, case)
+        seen[case] = world.gather(report)
         world.agree(True)
         world.close()
     if rank == 0:
-        (folder / "seen.json").write_text(json.dumps(seen))
+        (folder / "seen.pickle").write_bytes(pickle.dumps(seen))
 
 
-if __name__ == "__main__":
-    main()
+def launch(folder, size, cases):
+    """Train on several ranks: a dict from case to what each rank saw."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["rank_worker"])
+    ranks = [
+        processes.Process(target=work, args=(rank, size, folder, cases))
+        for rank in range(size)
+    ]
+    # What these processes are copies of is one of its own, and knows only the
+    # environment.
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=(
+        os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    )):
+        for process in ranks:
+            process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0] * size
+    return pickle.loads((folder / "seen.pickle").read_bytes())

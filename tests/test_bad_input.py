@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.errors import UserError
 from benchmark_utils.models.named import make_model
+from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
 
@@ -143,13 +144,16 @@ def test_objective_and_data(refused, parameters, parts):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda w: w.pop("final_norm.bias"), "final_norm.bias none for [32]"),
-    (lambda w: w.update({"other": torch.zeros(3)}), "other [3] for none"),
+    (lambda w: w.pop("final_norm.bias"),
+     "final_norm.bias: nothing instead of [32]"),
+    (lambda w: w.update({"other": torch.zeros(3)}),
+     "other: [3] instead of nothing"),
     (lambda w: w.update({"final_norm.bias": torch.zeros(3)}),
-     "final_norm.bias [3] for [32]"),
-    (None, "can't be read"),
+     "final_norm.bias: [3] instead of [32]"),
+    (None, "There is no file"),
 ])
-def test_weights_of_another_model(refused, tmp_path, change, message):
+def test_weights_of_another_model(
+        refused, monkeypatch, tmp_path, change, message):
     path = tmp_path / "weights.safetensors"
     weights = make_model(
         "gpt2", 256, n_layer=2, n_head=2, n_embd=32, context_length=32
@@ -157,8 +161,17 @@ def test_weights_of_another_model(refused, tmp_path, change, message):
     if change:
         change(weights)
         save_file(weights, path)
+    # Before a solver is set up, let alone compiled.
+    monkeypatch.setattr(TrainingSolver, "set_objective", None)
     found = refused(objective={"initial_weights": str(path)})
     assert message in found and str(path) in found
+
+
+def test_weights_that_are_no_weights(refused, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_text("no weights")
+    found = refused(objective={"initial_weights": str(path)})
+    assert f"{path} can't be read" in found
 
 
 def test_horizon_and_data(refused):
@@ -221,7 +234,7 @@ def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
     assert output.splitlines()[-1] == (
         "Error: Shampoo: learning_rate=-0.001 must be a number, at least 0."
     )
-    assert len(output.splitlines()) <= 3
+    assert len(list(filter(None, output.splitlines()))) <= 3
     assert not (tmp_path / "data").exists()
 
 
@@ -254,7 +267,8 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
         "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]"
     )
     first, last = output.split("\nMind these runs:\n")
-    name, sentence = last.splitlines()
+    name, sentence, _, report = last.splitlines()
+    assert report.startswith("The verdict: python -m benchmark_utils.report ")
     assert name.startswith("AdamW[") and "num_steps=1000000" in name
     assert sentence.startswith("  failed: 1000000 steps of 512 tokens need")
     assert first.count("UserError: 1000000 steps") == 2

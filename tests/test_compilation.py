@@ -19,17 +19,21 @@ needs_compiler = pytest.mark.skipif(
 )
 
 COMPILE = """
+import os
+import subprocess
 import torch
 from benchmark_utils.training.compilation import choose_compile
-print(*choose_compile({option!r}, torch.device("cpu"), 1e18))
+for option in ("auto", True):
+    print(*choose_compile(option, torch.device("cpu"), 1e18), flush=True)
+if "CC" in os.environ:
+    subprocess.check_call([os.environ["CC"], "--version"])
 """
 
 
-def in_a_fresh_process(folder, option, **variables):
+def in_a_fresh_process(folder, **variables):
     """Decide in a process of its own, with a cache of its own."""
     return subprocess.run(
-        [sys.executable, "-c", COMPILE.format(option=option)],
-        capture_output=True, text=True,
+        [sys.executable, "-c", COMPILE], capture_output=True, text=True,
         env=os.environ | {
             "TORCHINDUCTOR_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT),
         } | variables,
@@ -62,21 +66,43 @@ def test_an_unknown_option_is_refused():
         choose_compile("yes", CPU, 1e30)
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A cache in which something has been compiled, by a compiler of several
+    words: a stand-in for ccache notes what it is asked to run."""
+    folder = tmp_path_factory.mktemp("compiled")
+    ccache = folder / "my ccache"
+    ccache.write_text(f'#!/bin/sh\necho "$1" >> {folder}/asked\n"$@"\n')
+    ccache.chmod(0o755)
+    output = in_a_fresh_process(
+        folder / "cache", CXX=f"'{ccache}' g++", CC=f"'{ccache}' gcc"
+    )
+    assert output.returncode == 0, output.stderr
+    assert "\nTrue as asked for\n" in output.stdout
+    return folder
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiler_of_several_words_is_run(compiled):
+    asked = (compiled / "asked").read_text().split()
+    assert set(asked) == {"g++", "gcc"}
+
+
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "cut", "zeros"])
-def test_what_a_killed_compiler_left_is_compiled_again(tmp_path, damage):
-    output = in_a_fresh_process(tmp_path, True)
-    assert output.stdout.startswith("True as asked for"), output.stderr
-    library, = tmp_path.glob("*/*.main.so")
+def test_what_a_killed_compiler_left_is_compiled_again(compiled, damage):
+    folder = compiled / "cache"
+    library, = folder.glob("*/*.main.so")
     whole = library.read_bytes()
     broken = {
         "empty": b"", "cut": whole[:len(whole) // 2],
         "zeros": bytes(len(whole)),
     }[damage]
     library.write_bytes(broken)
-    again = in_a_fresh_process(tmp_path, True)
-    assert again.stdout.startswith("True as asked for"), again.stderr
+    again = in_a_fresh_process(folder, CXX=str(folder / "CXX.sh"))
+    assert again.returncode == 0, again.stderr
     assert len(library.read_bytes()) == len(whole)
 
 
@@ -133,9 +159,8 @@ def unmounted(tmp_path):
 def test_auto_goes_on_without_compilation_and_insisting_says_why(
         tmp_path, damage, unmounted):
     folder, variables = tmp_path / "cache", damage(tmp_path)
-    output = in_a_fresh_process(folder, "auto", **variables)
+    output = in_a_fresh_process(folder, **variables)
     assert output.stdout.startswith("False compilation fails: "), output
-    output = in_a_fresh_process(folder, True, **variables)
     assert output.returncode == 1
     assert "ValueError: compile=True, but compilation fails" in output.stderr
     assert str(folder) in output.stderr

@@ -2,6 +2,7 @@
 why."""
 import math
 import os
+import random
 import subprocess
 import sys
 import types
@@ -13,10 +14,14 @@ import torch
 from benchmark_utils.device import (
     KINDS, autocast, device_name, synchronize
 )
+from benchmark_utils.errors import UserError
 from benchmark_utils.machine import Machine, choose_device, choose_dtype
 from benchmark_utils.training.compilation import choose_compile
 from benchmark_utils.training.memory import (
     max_micro_batch, peak_memory, release_memory
+)
+from benchmark_utils.training.trainer import (
+    Trainer, generator_states, set_generator_states
 )
 from conftest import ROOT
 
@@ -41,7 +46,12 @@ def available(monkeypatch):
 def apple_gpu(monkeypatch):
     """torch.mps of a machine with 8 GiB, which counts calls."""
     calls = []
+
+    def set_rng_state(state):
+        torch.mps.state = state
+
     monkeypatch.setattr(torch, "mps", types.SimpleNamespace(
+        get_rng_state=lambda: torch.mps.state, set_rng_state=set_rng_state,
         synchronize=lambda: calls.append("synchronize"),
         empty_cache=lambda: calls.append("empty_cache"),
         driver_allocated_memory=lambda: 3 * 2**30,
@@ -130,6 +140,44 @@ def test_an_apple_gpu_is_a_row_of_the_table(available, apple_gpu):
     release_memory(device)
     assert apple_gpu == ["synchronize", "empty_cache"]
     assert peak_memory(device) == 3 * 2**30
+
+
+def test_the_random_state_of_an_apple_gpu_is_kept_too(apple_gpu):
+    torch.mps.state = torch.tensor([1, 2], dtype=torch.uint8)
+    states = generator_states(MPS)
+    drawn = torch.rand(3), np.random.rand(), random.random()
+    torch.mps.state = None
+    set_generator_states(MPS, states)
+    assert torch.mps.state.tolist() == [1, 2]
+    again = torch.rand(3), np.random.rand(), random.random()
+    assert torch.equal(drawn[0], again[0]) and drawn[1:] == again[1:]
+    # A processor's own are torch's.
+    assert generator_states(CPU).keys() == {"torch", "numpy", "python"}
+
+
+def test_an_operation_that_apple_gpus_lack_is_one_sentence(run, monkeypatch):
+    """What torch says of it, word for word, in the middle of a run."""
+    def train_step(*_):
+        raise NotImplementedError(
+            "The operator 'aten::_linalg_eigh.eigenvalues' is not currently "
+            "implemented for the MPS device. If you want this op to be "
+            "considered for addition please comment on https://github.com/"
+            "pytorch/pytorch/issues/141287 and mention use-case, that "
+            "resulted in missing op as well as commit hash. As a temporary "
+            "fix, you can set the environment variable "
+            "`PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback for "
+            "this op."
+        )
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    monkeypatch.setenv("BENCHOPT_RAISE_ON_ERROR", "1")
+    with pytest.raises(UserError) as error:
+        run({"SOAP": {}})
+    assert str(error.value) == (
+        "SOAP: torch has no aten::_linalg_eigh.eigenvalues on Apple's GPUs. "
+        "Set the environment variable PYTORCH_ENABLE_MPS_FALLBACK=1, and the "
+        "processor computes it; or train with device=cpu."
+    )
 
 
 # torch's autocast for CUDA is off where there is none: see test_cuda.py.

@@ -166,7 +166,8 @@ def test_what_has_finished_survives_a_killed_run(clone):
 
 ADD = (
     'benchopt run . --config configs/smoke.yml -s "solvers/radam.py'
-    '[num_steps=60,warmup_steps=5]" -s "AdamW[num_steps=60,warmup_steps=5]"'
+    '[num_steps=60,warmup_steps=5,learning_rate=0.03]" -s "AdamW[num_steps=60,'
+    'warmup_steps=5,learning_rate=0.01]"'
 )
 
 
@@ -185,7 +186,7 @@ TEXT = (
     'benchopt run . -d Text -s "AdamW[num_steps=300,warmup_steps=30,'
     'learning_rate=0.003]" -o "nanoGPT[n_layer=2,n_head=4,n_embd=128,'
     "context_length=128,sequence_length=128,batch_size=16,val_tokens=32768,"
-    'eval_every=50]" --no-timeout'
+    'eval_every=50,target=2.8]" --no-timeout'
 )
 
 
@@ -194,4 +195,4 @@ def test_a_laptop_trains_on_real_text(clone):
     assert "vocabulary of 257" in clone.run(TEXT + " --no-display")
     losses = clone.results().objective_value
     assert losses.iloc[0] == pytest.approx(np.log(257), abs=0.3)
-    assert losses.iloc[-1] < 2.9
+    assert losses.iloc[-1] < 2.8

@@ -1,6 +1,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
 
+from benchmark_utils import errors
 from benchmark_utils.report import __main__ as report
 
 STEPS = {
@@ -223,6 +225,22 @@ def test_errors_are_one_sentence(
     assert (folder / "notes.txt").read_text() == "not results"
 
 
+def test_the_report_of_new_results_alone_is_named(
+        tmp_path, monkeypatch, capsys):
+    path = tmp_path / "outputs" / "two words.parquet"
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    errors.name_the_report(since=path.stat().st_mtime + 1)
+    assert capsys.readouterr().out == ""
+    errors.name_the_report(since=path.stat().st_mtime)
+    assert capsys.readouterr().out == (
+        "\nThe verdict: python -m benchmark_utils.report "
+        "'outputs/two words.parquet'\n"
+    )
+
+
 def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
     """From the file of results alone, without what trained them."""
     here = printed(results)
@@ -274,6 +292,8 @@ def test_commands_of_the_page_run(tmp_path):
             command + (" --no-display" * command.startswith("benchopt"))
         )
         if command.endswith("report"):
-            assert "Steps to a validation loss of 4.0349 nats" in output
-    assert "| AdamW | 3 of 3 |" in (clone.folder / "verdict.md").read_text()
+            verdict = output.partition("\nVerdict\n")[2]
+            assert "SGD" in verdict and "AdamW" in verdict
+    markdown = (clone.folder / "verdict.md").read_text()
+    assert re.search(r"^\| AdamW \| \d of 3 \|", markdown, re.M)
     assert (clone.folder / "verdict.csv").read_text().startswith("dataset,")

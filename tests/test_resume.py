@@ -1,14 +1,18 @@
 """A killed run goes on, and its results are those of one never killed."""
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 
+import joblib
 import pytest
 import torch
 
 from benchmark_utils import resume
+from benchmark_utils.models.named import make_model
+from benchmark_utils.models.weights import save_weights
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, tiny_runs
@@ -195,6 +199,22 @@ def test_one_of_other_code_is_refused_and_left_alone(
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_description_that_can_not_be_read_costs_a_warning(
+        run, whole, interrupt, folder, capsys, monkeypatch):
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    how, = folder.glob("*/*/how.json")
+    how.parent.rename(how.parent.with_name("other"))
+    how, = folder.glob("*/other/how.json")
+    how.write_text(how.read_text()[:-10])
+    interrupt(None)
+    capsys.readouterr()
+    frame = run(objective=EVERY_3)
+    assert "but of something that can't be read" in capsys.readouterr().out
+    assert measured(frame) == whole
+
+
 def test_the_key_has_all_that_results_depend_on(
         run, interrupt, folder, monkeypatch):
     identities = []
@@ -212,9 +232,40 @@ def test_the_key_has_all_that_results_depend_on(
     assert len(how["files"]) == 3
 
 
+def test_other_initial_weights_in_the_same_file_are_another_run(
+        run, interrupt, folder, tmp_path, capsys, bench):
+    path = tmp_path / "weights.safetensors"
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32}
+    save_weights(make_model("gpt2", 256, seed=1, **shape), path)
+    objective = EVERY_3 | {"initial_weights": repr(str(path))}
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=objective)
+    interrupt(None)
+    Objective = bench.get_benchmark_objective()
+    problem = Objective.get_instance(initial_weights=str(path))
+    before = joblib.hash(problem)
+    save_weights(make_model("gpt2", 256, seed=2, **shape), path)
+    capsys.readouterr()
+    run(objective=objective)
+    output = capsys.readouterr().out
+    assert "but of another initial_weights: it is not used" in output
+    # Nor does benchopt take the results of the ones for those of the others.
+    assert joblib.hash(problem) != before
+
+
+@pytest.mark.parametrize("is_file", [
+    True, pytest.param(False, marks=pytest.mark.skipif(
+        hasattr(os, "geteuid") and os.geteuid() == 0,
+        reason="root writes to every folder",
+    )),
+])
 def test_a_folder_that_can_not_be_written_costs_a_warning(
-        run, whole, folder, capsys, monkeypatch):
-    folder.touch()
+        run, whole, folder, capsys, monkeypatch, is_file):
+    if is_file:
+        folder.touch()
+    else:
+        folder.mkdir(mode=0o555)
     frame = run(objective=EVERY_3)
     assert "no checkpoint at step 3" in capsys.readouterr().out
     assert measured(frame) == whole
@@ -277,13 +328,13 @@ def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
     runs = Runs(tmp_path)
     # In the eleventh step; the last checkpoint by itself is of step 9.
     code, output = runs.run("step", 14, name)
     assert code == 1, output
-    assert f"{name}: writes a checkpoint after this step" in output
+    assert f"{name}: the run ends after this step, with a" in output
     assert f"Ended by {name} at step 11." in output
     assert "The same command goes on from there" in output
     code, output = runs.run()
@@ -327,11 +378,12 @@ def test_two_processes_of_the_same_command_do_not_harm_each_other(
 
 @pytest.mark.slow
 def test_the_command_that_kills_at_random_sees_nothing_lost():
+    page = (ROOT / "docs/long_runs.rst").read_text()
+    command, = re.findall("PYTHONPATH=. python (.*) AdamW SOAP --kills", page)
     process = subprocess.run(
-        [sys.executable, "tests/kill_at_random.py", "SOAP", "--kills", "3",
-         "--num-steps", "30"],
+        [sys.executable, command, "SOAP", "--kills", "3", "--num-steps", "30"],
         cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": "."},
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("SOAP: 3 kills (")

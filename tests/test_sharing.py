@@ -114,6 +114,29 @@ def test_compiled_by_block_or_not_the_gradients_are_the_same(monkeypatch):
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
+        monkeypatch):
+    """As of an embedding in bfloat16, whose average has its dtype."""
+    monkeypatch.setattr(sharing, "BUCKET_BYTES", 64)
+    sizes = [(2, torch.float32), (30, torch.float32), (3, torch.float32),
+             (5, torch.float32), (20, torch.bfloat16), (4, torch.bfloat16)]
+    parameters = [
+        torch.nn.Parameter(torch.ones(size, dtype=dtype))
+        for size, dtype in sizes
+    ]
+    world = Recorder(torch.nn.ParameterList(parameters))
+    average = sharing.GradientAverage(world, world.model)
+    average.expect()
+    sum((p * (p.numel() * p)).sum() for p in parameters).backward()
+    large = parameters[1].grad
+    average.finish()
+    # From the last parameter to the first.
+    assert [size for size, _ in world.sent] == [24, 8, 30, 2]
+    assert parameters[1].grad.data_ptr() == large.data_ptr()
+    for p, (size, dtype) in zip(parameters, sizes):
+        assert p.grad.dtype == dtype and p.grad.tolist() == [2 * size] * size
+
+
 def test_a_parameter_without_a_gradient_is_passed_over(monkeypatch):
     monkeypatch.setattr(sharing, "BUCKET_BYTES", 1)
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))

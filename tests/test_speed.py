@@ -88,10 +88,14 @@ def test_the_speed_of_several_devices_is_measured():
     for row in one, two:
         # Four rows of 32 tokens, whatever the number of devices.
         assert row["tokens_per_second"] == pytest.approx(128 / row["seconds"])
-        assert row["cpu_seconds"] > 0
+        assert row["cpu_seconds"] > 0 and row["cpu_seconds_apart"] > 0
     assert one["share_of_linear"] == 1.0
     assert two["share_of_linear"] == pytest.approx(
         one["seconds"] / two["seconds"] / 2
+    )
+    # What no communication can be faster than.
+    assert two["share_of_linear_apart"] == pytest.approx(
+        one["seconds"] / two["seconds_apart"] / 2
     )
 
 

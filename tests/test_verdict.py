@@ -349,6 +349,17 @@ def test_several_settings_of_a_solver_are_called_a_choice():
     assert any("Adam is here with 2 settings" in note for note in notes)
 
 
+def test_sources_of_published_settings_are_named():
+    steps = [250, 251, 260]
+    notes = verdict(runs_of(pd.concat([
+        made_results({"AdamW": steps, "Muon": steps},
+                     objective_settings_source="A paper, table 2"),
+        made_results({"SGD": steps}, objective_settings_source=""),
+    ]))).notes
+    assert "Settings of AdamW and Muon: A paper, table 2." in notes
+    assert not any("SGD" in note for note in notes)
+
+
 def test_run_cut_short_is_censored_where_it_was_cut():
     rows = made_run("Adam", 0, None, num_steps=300)
     for row in rows:

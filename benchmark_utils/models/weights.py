@@ -48,23 +48,30 @@ def load_weights(model, path):
     """
     try:
         tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"There is no file {path}. (On its command line, benchopt takes "
+            '"=" in a path for ":", and splits one without quotes at commas: '
+            "copy such a file to another name.)"
+        ) from error
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     own = model.state_dict()
     wrong = sorted(
-        f"{name} {_shape(tensors, name)} for {_shape(own, name)}"
+        f"{name}: {_shape(tensors, name)} instead of {_shape(own, name)}"
         for name in own.keys() | tensors.keys()
         if _shape(own, name) != _shape(tensors, name)
     )
     if wrong:
         raise ValueError(
-            f"{path} holds the weights of another model, with "
-            f"{'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}."
+            f"{path} holds the weights of another model: {len(wrong)} "
+            "tensors have other names or shapes than this model's. "
+            f"{'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}"
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
 
 
 def _shape(tensors, name):
-    """The shape of a tensor in words, "none" where there is no such tensor."""
-    return list(tensors[name].shape) if name in tensors else "none"
+    """The shape in words, "nothing" where there is no such tensor."""
+    return list(tensors[name].shape) if name in tensors else "nothing"

@@ -24,10 +24,10 @@ class Comparison(NamedTuple):
 
     ``ratio`` and ``seconds`` are ratios to the baseline of steps and of
     seconds to the target, ``saved`` is the difference of mean steps up to
-    ``until``, ``loss`` that of final losses at step ``loss_step``; each nan
-    where the data don't carry it. ``p`` is that of ``test``, before and after
-    Holm's adjustment for all comparisons; ``sooner`` whether the solver is
-    the faster one by that test.
+    ``until``, ``loss`` the difference of final losses at step ``loss_step``;
+    each is nan where the data don't carry it. ``p`` is the p-value of
+    ``test``, ``adjusted_p`` that after Holm's adjustment for all comparisons;
+    ``sooner`` is whether the solver is the faster of the two.
     """
     label: str
     baseline: str
@@ -96,7 +96,8 @@ def summaries(runs):
             "peak_memory_mib": of_solver["peak_memory_mib"].max(),
         })
     rows = pd.DataFrame(rows)
-    # Whoever gets there always comes before whoever gets there sometimes.
+    # A solver that always reaches the target comes before one that sometimes
+    # does, however soon.
     order = pd.DataFrame({
         "missed": 1 - rows["reached"] / rows["n"],
         "steps": rows["mean"].fillna(rows["median"]),
@@ -106,7 +107,8 @@ def summaries(runs):
 
 
 def times_to_target(runs):
-    """Steps to the target, or trained to without; and which are which.
+    """The steps that each run took to the target, or was trained for without
+    reaching it; and which of the two it is.
 
     Returns
     -------
@@ -202,8 +204,8 @@ def compare(a, b, among=1):
 
 
 def _by_seed(a, b):
-    """Both in the order of the seeds that they share, if one has all those
-    of the other; else as they are. And whether they are paired."""
+    """Both solvers' runs and whether they are paired. They are, seed by seed,
+    if one solver has all seeds of the other."""
     a, b = a.set_index(SEED), b.set_index(SEED)
     shared = a.index.intersection(b.index)
     if len(shared) == min(len(a), len(b)):

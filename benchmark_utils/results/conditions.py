@@ -25,7 +25,8 @@ WORDS = {
 
 
 def comparable_seconds(runs):
-    """Why seconds of these runs don't compare: clauses, empty if they do.
+    """The reasons why seconds of these runs don't compare, as clauses; none
+    if they do.
 
     Seconds compare within one machine and one command that trained its runs
     one after the other, under the same conditions.
@@ -105,6 +106,13 @@ def warnings(runs):
             "them by these seeds flatters it. Compare it on seeds that had no "
             "part in the choice."
         )
+    if "settings_source" in runs:
+        published = runs[runs["settings_source"].fillna("") != ""]
+        for source, rows in published.groupby("settings_source", sort=False):
+            found.append(
+                f"Settings of {_listed(list(rows['label'].unique()))}: "
+                f"{source.rstrip('.')}."
+            )
     return found
 
 

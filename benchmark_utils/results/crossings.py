@@ -8,14 +8,15 @@ def first_crossing(losses, target):
     Parameters
     ----------
     losses : sequence of float
-        Of a run's evaluations, in their order.
+        Validation losses of a run, in the order of its evaluations.
     target : float
 
     Returns
     -------
-    (index, share) : the first evaluation below the target, and the share of
-        the way to it from the one before at which the line between the two
-        crosses; None if the curve stays above.
+    crossing : (int, float) or None
+        Index of the first evaluation below the target, and where the line to
+        it from the evaluation before crosses the target, as a share of the
+        way between the two. None if the curve stays above.
     """
     for index, loss in enumerate(losses):
         if loss < target:
@@ -29,7 +30,7 @@ def first_crossing(losses, target):
 
 
 def interpolate(values, crossing):
-    """What a quantity was when its curve crossed.
+    """The value of a quantity where the loss crossed the target.
 
     Parameters
     ----------
@@ -41,7 +42,8 @@ def interpolate(values, crossing):
     Returns
     -------
     value : float
-        Infinite for a run that never got there: it is censored, not missing.
+        Infinite for a run that never reached the target: it is censored, not
+        missing.
     """
     if crossing is None:
         return math.inf

@@ -124,7 +124,7 @@ def _wrapped(paragraph, first="", others=""):
 
 def _caption(verdict):
     return (
-        f"Steps to a validation loss of {verdict.target:.5g} nats per token, "
+        f"Steps to a validation loss of {verdict.target:.4g} nats per token, "
         f"and their ratio to those of {verdict.baseline}"
     )
 

@@ -60,15 +60,15 @@ def labels(runs):
 
 
 def family(solver, parameters):
-    """The name of a solver without its parameters; that of the optimizer
-    where a solver takes one by name.
+    """The name of a solver without its parameters; where it takes an
+    optimizer of a package by name, that name.
 
     Parameters
     ----------
     solver : str
         benchopt's full name.
     parameters : mapping
-        Of ``p_solver_*``: a row of results, for instance.
+        Values by the names ``p_solver_*``, such as a row of results.
     """
     optimizer = parameters.get(f"{PREFIX}optimizer")
     if isinstance(optimizer, str):

@@ -21,8 +21,8 @@ TOLERANCE = 1e-9
 class Estimate(NamedTuple):
     """An estimate, its 95 % interval and the p-value of no effect.
 
-    nan is what the data don't give: an interval from one seed, or a test of
-    values without any spread.
+    What the data don't give is nan: the interval of one seed, for instance,
+    or the p-value of differences without any spread.
     """
     value: float
     low: float
@@ -143,7 +143,8 @@ def track_rule(losses, target=3.28):
     Parameters
     ----------
     losses : array of shape (n,)
-        Of all seeds at one step, chosen before they were trained.
+        Losses of all seeds at one step that was chosen before they were
+        trained.
 
     Returns
     -------
@@ -169,8 +170,9 @@ def power(effect, sd, n, paired, alpha=ALPHA):
     Parameters
     ----------
     effect : float
+        True difference of the means.
     sd : float
-        Of the differences if paired, else of one sample.
+        Standard deviation of the differences if paired, else of one sample.
     n : int
         Pairs, or seeds in each of two samples.
     alpha : float
@@ -186,8 +188,8 @@ def power(effect, sd, n, paired, alpha=ALPHA):
 
 
 def seeds_needed(effect, sd, paired, alpha=ALPHA, wanted=0.8, at_most=1000):
-    """The seeds per method for a power of .8: a plan, since effect and
-    spread are guesses from the few seeds there are.
+    """The number of seeds per method for a power of .8. It is a plan: effect
+    and spread are guesses from the few seeds there are.
 
     Parameters
     ----------

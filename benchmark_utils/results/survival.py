@@ -59,9 +59,8 @@ def survival(times, reached):
     Returns
     -------
     Survival
-        At all distinct times, censored ones too. The interval is undefined
-        where the share is 0 or 1: there the band ends at the share, and is
-        open to the other side, up to 1.
+        At all distinct times, censored ones too. Where the share is 0 or 1
+        the interval is undefined: the band then goes from the share to 1.
 
     .. [1] Kalbfleisch and Prentice, The Statistical Analysis of Failure Time
        Data, 2nd edition, section 1.4.

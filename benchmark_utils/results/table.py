@@ -78,8 +78,8 @@ def plain(results):
     Parameters
     ----------
     results : DataFrame
-        What ``benchopt.results.read_results`` returns, or a plot of benchopt
-        is given.
+        The frame that ``benchopt.results.read_results`` returns, and that
+        benchopt gives its plots.
 
     Returns
     -------

@@ -20,7 +20,7 @@ TRACK_TARGET = 3.28
 
 
 class Verdict(NamedTuple):
-    """All that is to be said of the runs on one problem.
+    """The results on one problem: its table, and what can be said of it.
 
     ``summaries`` has a row per solver, the fastest first; ``comparisons``
     maps the labels of all but the baseline to their ``Comparison``, in that
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(runs, baseline=None):
-    """What the runs on one problem say, against a baseline.
+    """The verdict on the runs on one problem, against a baseline.
 
     Parameters
     ----------

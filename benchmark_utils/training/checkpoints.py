@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,10 +36,10 @@ def save(folder, step, state):
     folder : Path
         Made if it isn't there.
     step : int
-        The checkpoint's name.
+        Number of the step, which names the checkpoint.
     state : nested dict, list and tuple
-        Of tensors (on any device), NumPy arrays, dtypes of torch, numbers,
-        strings, booleans and None.
+        Nesting of tensors (on any device), NumPy arrays, dtypes of torch,
+        numbers, strings, booleans and None.
 
     Returns
     -------
@@ -90,7 +91,10 @@ def load(path):
         written = (path / "SHA256SUMS").read_text()
         if written != _sums(path):
             raise ValueError(f"{path} is damaged.")
-        tensors = load_file(path / "tensors.safetensors")
+        mapped = load_file(path / "tensors.safetensors")
+        # Copies, because a file in use can't be removed on Windows, and
+        # leaves a remnant on a network file system.
+        tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         packed = json.loads((path / "state.json").read_text())
         return _unpack(packed, tensors)
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
@@ -123,10 +127,10 @@ def _prune(folder):
 
 
 def _pack(value, tensors, copy=True):
-    """What JSON can hold of a state; tensors are put into a dict by names.
+    """Return what JSON can hold of a state, and put its tensors into a dict.
 
-    Dicts can have other keys than strings, and tuples are no lists: each is
-    a JSON object with one key, its kind.
+    A dict can have other keys than strings, and a tuple is no list: each
+    becomes a JSON object with one key, its kind.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -192,10 +196,12 @@ def _sha256(path):
 
 
 def _force_to_disk(path):
+    is_folder = path.is_dir()
     # Windows can't open a folder, and needs no such thing for a name.
-    if path.is_dir() and os.name == "nt":
+    if is_folder and sys.platform == "win32":
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows forces only what can be written; folders are never opened so.
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

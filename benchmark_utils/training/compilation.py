@@ -1,8 +1,10 @@
-"""Whether a model is compiled, and how."""
+"""Compilation of a model: whether it pays, and how it is done."""
 import contextlib
 import functools
 import math
 import os
+import shlex
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -78,7 +80,7 @@ def compile_model(model, by_block=False):
     """
     options = dict(
         dynamic=False, isolate_recompiles=True,
-        options={"cpp.use_decompose_tanh": True},
+        options={"cpp.use_decompose_tanh": True} | compiler_options(),
     )
     for module in [*model.blocks, model.loss] if by_block else [model]:
         module.compile(**options)
@@ -94,17 +96,45 @@ def compiler_error(device):
     Returns
     -------
     message : str
-        Of the compiler; empty if all went well.
+        The compiler's message; empty if all went well.
     """
     try:
         drop_broken_entries(cache_folder())
-        torch.compile(lambda x: x.sin() + 1, dynamic=False)(
-            torch.ones(1024, device=device)
-        )
+        torch.compile(
+            lambda x: x.sin() + 1, dynamic=False, options=compiler_options()
+        )(torch.ones(1024, device=device))
     # torch wraps whatever a compiler does in errors of many kinds.
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip()}"
     return ""
+
+
+def compiler_options():
+    """Have torch and Triton find the compilers that ``CXX`` and ``CC`` name,
+    also where it takes several words, as in "ccache g++".
+
+    Both take a variable's value for the name of one program. Instead of
+    several words, it is given a script that runs them.
+
+    Returns
+    -------
+    options : dict
+        Options for ``torch.compile``, because torch has read ``CXX`` before.
+    """
+    for variable in ("CXX", "CC"):
+        value = os.environ.get(variable, "")
+        if " " in value.strip() and not shutil.which(value):
+            script = cache_folder() / f"{variable}.sh"
+            script.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = script.with_suffix(f".{os.getpid()}")
+            unfinished.write_text(
+                f'#!/bin/sh\nexec {shlex.join(shlex.split(value))} "$@"\n'
+            )
+            unfinished.chmod(0o755)
+            unfinished.replace(script)
+            os.environ[variable] = str(script)
+    cxx = os.environ.get("CXX")
+    return {"cpp.cxx": (None, cxx)} if cxx else {}
 
 
 def cache_folder():

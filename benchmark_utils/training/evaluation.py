@@ -1,4 +1,6 @@
 """The loss of a model on validation tokens."""
+import math
+
 import torch
 
 from benchmark_utils.device import KINDS, autocast
@@ -16,7 +18,7 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     loader : BatchLoader
         One step of it is the validation set.
     dtype : torch.dtype
-        Of matrix products: float32, or bfloat16 by autocast.
+        Precision of matrix products: float32, or bfloat16 by autocast.
     world : World
         The ranks that share the rows; all of them have the whole loader.
 
@@ -42,6 +44,12 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
         loss * len(micro_inputs) for loss, (micro_inputs, _) in
         zip(world.sum(losses).tolist(), micro_batches)
     ) / len(inputs)
+
+
+def finite_or_inf(loss):
+    """A loss as results have it: infinite where it is not finite, because a
+    curve with a NaN has its points misplaced in pictures."""
+    return loss if math.isfinite(loss) else math.inf
 
 
 def evaluation_rows(num_rows, sequence_length, device, world_size=1):

@@ -1,10 +1,9 @@
 """Ranks: the processes that train one model together, each on its device.
 
 Every rank has the whole model and optimizer, and computes the gradients of
-its rows of each batch. Averaged over the ranks they are those of the batch,
-so that all ranks take the same step. A ``World`` is the handful of verbs by
-which they agree; in a world of one rank, ``ALONE``, none of them does
-anything.
+its rows of each batch. Their average over the ranks is the gradient of the
+batch, so that all ranks take the same step. A ``World`` has the few verbs by
+which ranks agree; with one rank, ``ALONE``, none of them does anything.
 
 Nothing here starts a process: see ``benchmark_utils/followers.py``.
 """
@@ -18,8 +17,8 @@ import torch.distributed as dist
 
 from benchmark_utils.device import KINDS
 
-# A rank that doesn't answer for this long is given up. The first step after a
-# compilation, or a checkpoint on a slow disk, may take a minute or two.
+# A rank that doesn't answer for so many seconds is given up. One that compiles
+# its model or writes to a slow disk may be silent for a minute or two.
 TIMEOUT_SECONDS = 600
 # Pause between two looks at whether another rank has failed.
 WATCH_SECONDS = 0.5
@@ -39,6 +38,11 @@ class World:
     rank : int
     size : int
         Number of ranks.
+
+    Raises
+    ------
+    RankLost
+        By every verb, if another rank does not answer.
     """
 
     def __init__(self, rank=0, size=1):
@@ -46,15 +50,18 @@ class World:
         self._failures = self._host = None
         self._closing = threading.Event()
 
+    def __str__(self):
+        return "1 rank" if self.size == 1 else f"{self.size} ranks"
+
     def connect(self, store, device, timeout=TIMEOUT_SECONDS):
         """Meet the other ranks.
 
         Parameters
         ----------
         store : torch.distributed.Store
-            One that all ranks share.
+            The store of all ranks.
         device : torch.device
-            Where this rank computes. A GPU is the process's current one.
+            The device of this rank. A GPU is the process's current one.
         timeout : float
             Seconds after which a silent rank is given up.
         """
@@ -69,26 +76,27 @@ class World:
                 world_size=self.size, store=dist.PrefixStore("group", store),
                 timeout=timeout, device_id=device_id,
             )
-            # Numbers go between the processors: no rank waits for its GPU.
+            # Numbers are sent by the processors: no rank waits for its GPU.
             self._host = dist.new_group(backend="gloo", timeout=timeout)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self):
-        """Leave the other ranks: all of them at the same time, unless one has
-        failed."""
+        """Leave the other ranks. All do so at the same time, unless one of
+        them has failed."""
         self._closing.set()
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def report_failure(self, text):
-        """Tell all ranks why this one, or one that can't speak for itself,
-        has failed. The first report is the one that counts."""
-        # A store that is gone was on rank 0, whose end the others see.
+        """Tell all ranks why one of them has failed. The first report is the
+        one that counts."""
+        # The store is on rank 0: without it, the others know of its end.
         with contextlib.suppress(dist.DistError):
             self._failures.compare_set("first", "", text)
 
     def wait_for_failure(self, seconds):
-        """The first report of a failure; None if there is none by then."""
+        """Wait for the first report of a failure, and return its text; None
+        if there is no report after so many seconds."""
         stop = time.monotonic() + seconds
         with contextlib.suppress(dist.DistError):
             while True:
@@ -100,8 +108,8 @@ class World:
         return None
 
     def _watch(self):
-        """Release this rank from waiting for one that has failed: NCCL would
-        wait for ever."""
+        """End this rank's waiting for one that has failed. NCCL would wait
+        for ever."""
         while not self._closing.wait(WATCH_SECONDS):
             try:
                 failed = self._failures.check(["first"])
@@ -128,17 +136,19 @@ class World:
         return tensor
 
     def mean(self, number):
-        """Mean of a number over the ranks, a float."""
+        """Return the mean of a number over the ranks, a float."""
         return self._of_number(number, dist.ReduceOp.SUM) / self.size
 
     def minimum(self, number):
+        """Return the smallest of the ranks' numbers."""
         return self._of_number(number, dist.ReduceOp.MIN)
 
     def maximum(self, number):
+        """Return the largest of the ranks' numbers."""
         return self._of_number(number, dist.ReduceOp.MAX)
 
     def agree(self, go_on):
-        """Whether every rank would go on."""
+        """Return whether every rank would go on."""
         return bool(self.minimum(int(go_on)))
 
     def _of_number(self, number, op):
@@ -150,7 +160,7 @@ class World:
         return type(number)(tensor.item())
 
     def from_rank_0(self, value):
-        """Rank 0's value of what pickle knows, on all ranks."""
+        """Return rank 0's value, of any type that pickle knows."""
         if self.size == 1:
             return value
         values = [value]
@@ -159,7 +169,8 @@ class World:
         return values[0]
 
     def gather(self, value):
-        """Values of all ranks, in a list, on rank 0; None on the others."""
+        """Return the values of all ranks as a list on rank 0, None on the
+        others."""
         if self.size == 1:
             return [value]
         values = [None] * self.size if self.rank == 0 else None

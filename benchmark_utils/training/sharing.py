@@ -4,9 +4,10 @@ import functools
 
 import torch
 
-# Gradients are averaged in pieces of this size, while the backward pass
-# computes the next ones.
-BUCKET_BYTES = 16 * 2**20
+# Size of the pieces in which gradients are sent: small enough for the first to
+# be on its way early in the backward pass, large enough for a network to be
+# fast.
+BUCKET_BYTES = 4 * 2**20
 
 
 class GradientAverage:
@@ -15,7 +16,8 @@ class GradientAverage:
     Parameters that are used last come first in the backward pass. They are
     gathered in buckets in that order, and a bucket is sent off once the
     gradients of all its parameters, and all earlier buckets, are there: the
-    order is the same on every rank.
+    order is the same on every rank. A large parameter is a bucket of its own,
+    whose gradient is averaged where it is; others are copied into one piece.
 
     Parameters
     ----------
@@ -30,14 +32,14 @@ class GradientAverage:
         self._buckets, self._bucket_of = [], {}
         if world.size == 1:
             return
-        num_bytes = BUCKET_BYTES
+        num_bytes, dtype = 0, None
         for parameter in reversed(list(parameters)):
-            if num_bytes >= BUCKET_BYTES:
+            num_bytes += parameter.nbytes
+            if num_bytes > BUCKET_BYTES or parameter.dtype != dtype:
                 self._buckets.append([])
-                num_bytes = 0
+                num_bytes, dtype = parameter.nbytes, parameter.dtype
             self._buckets[-1].append(parameter)
             self._bucket_of[parameter] = len(self._buckets) - 1
-            num_bytes += parameter.nbytes
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def expect(self):
@@ -56,47 +58,50 @@ class GradientAverage:
             self._send()
 
     def _send(self):
-        gradients = [
-            p.grad for p in self._buckets[len(self._sent)]
-            if p.grad is not None
+        parameters = [
+            p for p in self._buckets[len(self._sent)] if p.grad is not None
         ]
-        # One more, without elements: a bucket can be without gradients.
-        flat = torch.cat([
-            torch.empty(0, device=self._buckets[0][0].device),
-            *(gradient.flatten() for gradient in gradients),
-        ])
-        self._sent.append((gradients, flat, self.world.start_sum(flat)))
+        # A bucket without gradients has none on any rank.
+        sent = None
+        if parameters:
+            # A single gradient is not copied: this is a view of it.
+            flat, *others = [p.grad.flatten() for p in parameters]
+            flat = torch.cat([flat, *others]) if others else flat
+            sent = parameters, flat, self.world.start_sum(flat)
+        self._sent.append(sent)
 
     def finish(self):
         """Wait until every parameter's gradient is the average."""
         self._expected = False
         if self.world.size == 1:
             return
-        # Of a parameter that the loss doesn't depend on, none has arrived.
+        # Parameters on which the loss does not depend never arrive.
         while len(self._sent) < len(self._buckets):
             self._send()
-        for gradients, flat, wait in self._sent:
+        for parameters, flat, wait in filter(None, self._sent):
             wait()
             flat.div_(self.world.size)
-            parts = flat.split([gradient.numel() for gradient in gradients])
-            for part, gradient in zip(parts, gradients):
-                gradient.copy_(part.view_as(gradient))
+            parts = flat.split([p.numel() for p in parameters])
+            for p, part in zip(parameters, parts):
+                p.grad = part.view_as(p)
         self._sent = []
 
 
 def orthogonalisation_cost(rows, columns):
-    """Of a Newton-Schulz iteration, in multiplications: X X^T, its square,
-    and a product with X."""
+    """Multiplications of a Newton-Schulz iteration: X X^T, its square, and a
+    product with X."""
     short, long = sorted((rows, columns))
     return short**2 * (short + 2 * long)
 
 
 def eigenbasis_cost(rows, columns):
-    """Of the eigenvectors of X X^T and X^T X, up to a factor."""
+    """Multiplications that give the eigenvectors of X X^T and X^T X, up to a
+    factor."""
     return rows**3 + columns**3
 
 
-# The work per matrix that solvers name: see ``TrainingSolver.shared_work``.
+# Cost of a matrix by the kind of work that a solver names: see
+# ``TrainingSolver.shared_work``.
 WORK = {
     "orthogonalisation": orthogonalisation_cost,
     "eigenbasis": eigenbasis_cost,
@@ -107,17 +112,18 @@ class SharedUpdates:
     """Shares the updates of matrices among the ranks.
 
     Each rank's optimizer updates the matrices that the rank owns, and keeps
-    state for these alone; the owner's weights then go to all. That is right
-    for a method whose update of a matrix depends on nothing but the matrix
-    and its gradients, and which passes over parameters without a gradient.
+    state for these alone. The owner then sends its weights to all. This is
+    right for a method whose update of a matrix depends only on the matrix and
+    its gradients, and which leaves a parameter without a gradient as it is.
 
     Parameters
     ----------
     world : World
     matrices : list of nn.Parameter
-        With fewer of them than ranks, every rank updates all.
+        The matrices to share. If they are fewer than the ranks, every rank
+        updates all of them.
     work : str or None
-        A key of ``WORK``; None is not to share any.
+        Kind of the work, a key of ``WORK``; with None, nothing is shared.
     """
 
     def __init__(self, world, matrices=(), work=None):
@@ -131,9 +137,11 @@ class SharedUpdates:
         return self.owners.get(parameter, self.world.rank) != self.world.rank
 
     def gather(self, state):
-        """The state of an optimizer's ``state_dict``, with that of every
-        matrix from its owner: on rank 0, None on the others. It is the same
-        whatever the number of ranks."""
+        """Return an optimizer's ``state_dict`` with the state of every matrix
+        from its owner, on rank 0; None on the others.
+
+        It is the same whatever the number of ranks.
+        """
         if not self.owners:
             return state
         states = self.world.gather(state)
@@ -164,8 +172,8 @@ class SharedUpdates:
 
 
 def merge(first, second):
-    """Nested dicts and lists as one, with what only one of them has; what
-    both have is the first one's."""
+    """Unite nested dicts and lists: a value that both have is the first
+    one's."""
     if isinstance(first, dict):
         return first | {
             key: merge(first[key], value) if key in first else value
@@ -177,8 +185,8 @@ def merge(first, second):
 
 
 def share(costs, num_ranks):
-    """Owner of each piece of work: the largest piece goes first, to the rank
-    with the least to do."""
+    """Return the owner of each piece of work: the largest piece is given
+    first, and each to the rank with the least to do."""
     owners = [0] * len(costs)
     load = collections.Counter(dict.fromkeys(range(num_ranks), 0))
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):

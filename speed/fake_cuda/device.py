@@ -82,7 +82,10 @@ class FakeCUDA(TorchDispatchMode):
     Parameters
     ----------
     total_memory : int
-        Of the device, in bytes. Nothing fails for want of it.
+        Bytes of the device. Nothing fails for want of it.
+    num_devices : int
+        Devices that the process sees, at most eight. The first is the current
+        one, until ``torch.cuda.set_device`` makes it another.
 
     Attributes
     ----------
@@ -97,7 +100,9 @@ class FakeCUDA(TorchDispatchMode):
     queued : int
         Operations since the device was last waited for.
     allocated, peak : int
-        Bytes held by tensors on the device, and at most.
+        Bytes held by tensors on the devices, and at most.
+    devices : set of torch.device
+        Those that there were tensors on.
     """
 
     @classmethod
@@ -105,9 +110,10 @@ class FakeCUDA(TorchDispatchMode):
         """torch.compile may look past this mode."""
         return True
 
-    def __init__(self, total_memory=80 * 2**30):
+    def __init__(self, total_memory=80 * 2**30, num_devices=1):
         super().__init__()
-        self.total_memory = total_memory
+        self.total_memory, self.num_devices = total_memory, num_devices
+        self.devices = set()
         self.where = ""
         self.waits = collections.Counter()
         self.product_dtypes = collections.defaultdict(set)
@@ -117,6 +123,7 @@ class FakeCUDA(TorchDispatchMode):
         self._context = contextlib.ExitStack()
 
     def __enter__(self):
+        self.set_device(0)
         self._context.enter_context(self._torch_replaced())
         self._context.enter_context(self._fake)
         return super().__enter__()
@@ -136,6 +143,11 @@ class FakeCUDA(TorchDispatchMode):
     def read_peak(self, device=None):
         """As torch.cuda's max_memory_allocated."""
         return self.peak
+
+    def set_device(self, index):
+        """As torch.cuda's."""
+        self._current = index
+        shim.set_device(index)
 
     def _wait(self):
         self.waits[self.where] += 1
@@ -192,6 +204,7 @@ class FakeCUDA(TorchDispatchMode):
         for tensor in tree_leaves(outputs):
             if isinstance(tensor, FakeTensor) and tensor.device.type == "cuda":
                 self.queued += 1
+                self.devices.add(tensor.device)
                 storage = tensor.untyped_storage()
                 key = storage._cdata
                 if key not in self._storages:
@@ -216,7 +229,7 @@ class FakeCUDA(TorchDispatchMode):
         replacements = [
             (torch.cuda, name, _returns(value)) for name, value in {
                 "is_available": True, "is_initialized": True, "_lazy_init":
-                None, "device_count": 1, "current_device": 0,
+                None, "device_count": self.num_devices,
                 "get_device_name": NAME, "get_device_capability": (9, 0),
                 "get_device_properties": properties, "memory_reserved": 0,
                 "mem_get_info": (self.total_memory, self.total_memory),
@@ -225,6 +238,8 @@ class FakeCUDA(TorchDispatchMode):
                 "get_rng_state": GENERATOR_STATE, "set_rng_state": None,
             }.items()
         ] + [
+            (torch.cuda, "set_device", self.set_device),
+            (torch.cuda, "current_device", lambda: self._current),
             (torch.cuda, "synchronize", self.synchronize),
             (torch.cuda, "reset_peak_memory_stats", self.reset_peak),
             (torch.cuda, "max_memory_allocated", self.read_peak),

@@ -14,10 +14,16 @@ using c10::DeviceIndex;
 using c10::DeviceType;
 using c10::Stream;
 
-// One device with one stream, which is always the current one.
+// As many devices as a node has. Which is the current one is the process's
+// choice: set_device.
+static constexpr DeviceIndex NUM_DEVICES = 8;
+static DeviceIndex current = 0;
+
+// Each has one stream, which is always its current one.
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
+  DeviceIndex deviceCount() const noexcept override { return NUM_DEVICES; }
   Device exchangeDevice(Device) const override { return getDevice(); }
-  Device getDevice() const override { return {DeviceType::CUDA, 0}; }
+  Device getDevice() const override { return {DeviceType::CUDA, current}; }
   Stream getStream(Device) const noexcept override { return stream(); }
   Stream exchangeStream(Stream) const noexcept override { return stream(); }
   Stream stream() const { return Stream(Stream::DEFAULT, getDevice()); }
@@ -56,10 +62,10 @@ struct Hooks final : at::CUDAHooksInterface {
   bool isAvailable() const override { return true; }
   bool hasCUDA() const override { return true; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  DeviceIndex deviceCount() const override { return 1; }
-  int getNumGPUs() const override { return 1; }
-  DeviceIndex current_device() const override { return 0; }
-  DeviceIndex getCurrentDevice() const override { return 0; }
+  DeviceIndex deviceCount() const override { return NUM_DEVICES; }
+  int getNumGPUs() const override { return NUM_DEVICES; }
+  DeviceIndex current_device() const override { return current; }
+  DeviceIndex getCurrentDevice() const override { return current; }
   void deviceSynchronize(DeviceIndex) const override {}
   at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
   bool isPinnedPtr(const void* block) const override {
@@ -82,3 +88,5 @@ extern "C" void install_guard() {
   c10::impl::device_guard_impl_registry[static_cast<int>(DeviceType::CUDA)]
       .store(&guard);
 }
+
+extern "C" void set_device(int index) { current = index; }

@@ -409,6 +409,5 @@ PERTURBATIONS = {
     # torch takes none below 1.
     "adafactor": {"clipping_threshold": 1.1},
     "by_name": {"optimizer": "lion", "options": {"eps": 1e-2}},
-    "muon": {"ns_coefficients": (3.4445, -4.775, 2.0315),
-             "adjust_lr": "match_rms_adamw"},
+    "muon": {"ns_polynomial": "steep", "adjust_lr": "match_rms_adamw"},
 }

@@ -1,0 +1,117 @@
+"""Rank 1 of two on a node with two CUDA devices that do not exist.
+
+    python tests/cuda_rank.py FOLDER SOLVER ...
+
+prints one line of JSON per solver: what a follower did, from the run that rank
+0 sends it to the last step. Nothing answers it: torch's "fake" process group
+takes what is sent, and returns. See test_ranks.py.
+"""
+# Before torch.
+from speed.fake_cuda.device import FakeCUDA  # isort: skip
+
+import json
+import multiprocessing
+import os
+import pickle
+import sys
+import types
+
+import torch
+import torch.distributed as dist
+import torch.testing._internal.distributed.fake_pg  # noqa: F401
+from benchopt.benchmark import Benchmark
+from benchopt.utils.run_context import RunContext
+
+from benchmark_utils import device, followers
+from benchmark_utils.training.ranks import World
+from cuda_runs import ROOT, STEPS, plant, watch
+
+RANK, SIZE = 1, 2
+OBJECTIVE = dict(
+    n_layer=2, n_head=2, n_embd=32, context_length=32, batch_size=8,
+    sequence_length=32, val_tokens=256, eval_every=5, micro_batch_size=2,
+    compile=False, num_devices=SIZE, checkpoint_every=0,
+)
+DATASET = dict(train_tokens=5000, val_tokens=2000)
+# Something else than a solver: a follower that doesn't take its device.
+LOST = "lost"
+
+
+def what_rank_0_sends(bench, stem):
+    """The run as bytes: see ``followers.Gathering``."""
+    objective = bench.get_benchmark_objective().get_instance(**OBJECTIVE)
+    dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
+    dataset = dataset.get_instance(**DATASET)
+    solver_class, = bench.check_solver_patterns(
+        [str(ROOT / "solvers" / f"{stem}.py")], class_only=True
+    )
+    solver = solver_class.get_instance(num_steps=STEPS, warmup_steps=2)
+    RunContext().set_run_context(objective, dataset, solver, 0, base_seed=0)
+    objective._set_dataset(dataset)
+    return pickle.dumps(
+        (dataset, objective, solver, solver._run_context, True)
+    )
+
+
+def watch_collectives(cuda):
+    """Note the device and bytes of all that is sent, by label and kind."""
+    sent = {}
+    for kind in ("all_reduce", "broadcast"):
+        def noted(tensor, *arguments, _send=getattr(dist, kind), _kind=kind,
+                  **options):
+            place = sent.setdefault(f"{cuda.where} {_kind}", {})
+            number = place.get(str(tensor.device), 0)
+            place[str(tensor.device)] = number + tensor.nbytes
+            return _send(tensor, *arguments, **options)
+
+        setattr(dist, kind, noted)
+    # The numbers on which ranks agree: a fake tensor has none.
+    World._of_number = lambda world, number, op: number
+    new_group = dist.new_group
+    dist.new_group = lambda backend, **options: new_group(
+        backend="fake", **options
+    )
+    device.KINDS["cuda"] = device.KINDS["cuda"]._replace(backend="fake")
+    return sent
+
+
+def follow(stem):
+    """Be rank 1 in one run; returns (stem, what was seen)."""
+    bench = Benchmark(ROOT, no_cache=True)
+    # As in a process that rank 0 has started.
+    multiprocessing.current_process().name = "MainProcess"
+    if stem == LOST:
+        plant(followers.follow, "torch.cuda.set_device(rank)", "pass")
+    with FakeCUDA(num_devices=SIZE) as cuda:
+        run = what_rank_0_sends(bench, "adamw" if stem == LOST else stem)
+        watch(cuda)
+        sent = watch_collectives(cuda)
+        store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )
+        # Rank 0's end of this pipe stays open until the run is over.
+        reader, writer = os.pipe()
+        os.write(writer, run)
+        sys.stdin = types.SimpleNamespace(buffer=os.fdopen(reader, "rb"))
+        followers.follow(RANK, SIZE, store.port)
+        return stem, {
+            "devices": sorted(map(str, cuda.devices)), "sent": sent,
+            "waits": dict(cuda.waits),
+        }
+
+
+def main(folder, *stems):
+    os.environ["BENCHOPT_DATA_HOME"] = folder
+    torch.set_num_threads(1)
+    Benchmark(ROOT, no_cache=True).get_solvers()
+    output = os.dup(sys.stdout.fileno())
+    # A process each, as in cuda_runs.py.
+    with multiprocessing.get_context("fork").Pool(1, os.dup2, (
+        sys.stderr.fileno(), sys.stdout.fileno()
+    ), maxtasksperchild=1) as pool:
+        for stem, report in pool.imap_unordered(follow, stems):
+            os.write(output, (json.dumps([stem, report]) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
