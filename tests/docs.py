@@ -40,6 +40,21 @@ def write_empty_shards(data_home):
     return folder
 
 
+def shortened(problem):
+    """The text of a configuration of ``configs/problems/``, to be trained for
+    two steps of one row, with one seed."""
+    for long, short in [
+        (r"num_steps=\d+", "num_steps=2"),
+        (r"warmup_steps=\d+", "warmup_steps=1"),
+        (r"batch_size=\d+", "batch_size=1"),
+        (r"val_tokens=\d+(?=,eval)", "val_tokens=256"),
+        (r"n-repetitions: 3", "n-repetitions: 1"),
+    ]:
+        problem, count = re.subn(long, short, problem)
+        assert count > 0
+    return problem
+
+
 class Clone:
     """A copy of the benchmark, without what running it left."""
 
