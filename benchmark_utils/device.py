@@ -18,11 +18,11 @@ class Kind(NamedTuple):
     Attributes
     ----------
     title : str
-        In sentences.
+        Name in sentences.
     is_available : function, returns bool
     count, backend : function or None, str or None
-        How many of them a process sees (None: processes can share one), and
-        what torch.distributed sends between them with.
+        Number of them that a process sees (None: processes can share one),
+        and the backend of torch.distributed that connects them.
     worthwhile_flops : float
         Operations per training step from which on "auto" takes the device: a
         GPU with little to do waits for the processor to start its kernels.
@@ -37,18 +37,19 @@ class Kind(NamedTuple):
     synchronize : function
         Waits for the work queued on the device.
     get_rng_state, set_rng_state : functions or None
-        Of the device's own random generator: return its state, a tensor; and
-        take the state and the device. None where it is the CPU's.
+        The device's own random generator: the first returns its state, a
+        tensor; the second takes state and device. None where it is the CPU's.
     release_memory, peak_memory, free_memory : functions or None
-        Of torch's allocator: return what is unused to the system and start
-        the peak anew; the peak and what a process can still get, in bytes.
+        torch's allocator: return what is unused to the system and start the
+        peak anew; the peak and what a process can still get, in bytes.
         None where the memory is the system's: see training/memory.py.
     micro_batch_tokens, evaluation_tokens : int
-        Through the model at a time, at most, with and without gradients.
+        Most tokens that go through the model at a time, with and without
+        gradients.
     chunk_rows : int
         Rows of logits at a time: see models/cross_entropy.py.
     evaluation_columns : int
-        An evaluation has a multiple of it as columns of logits.
+        Number of which the columns of logits are a multiple in an evaluation.
     """
 
     title: str

@@ -202,8 +202,8 @@ class Resumable:
         return not self.world.rank and time.monotonic() >= self._due
 
     def _save(self, clock):
-        """Write one; that it can't be written costs a warning, not the run.
-        """
+        """Write a checkpoint. Where that fails, it costs a warning, and not
+        the run; None is returned."""
         state = {
             "trainer": self.trainer.state_dict(), "clock": clock,
             "times_resumed": self.times_resumed,
@@ -215,7 +215,7 @@ class Resumable:
             return path
         except (OSError, TypeError) as error:
             print(f"\nWARNING: no checkpoint at step {self.trainer.step}: "
-                  f"{error} Nothing else is affected.")
+                  f"{str(error).rstrip('.')}. Nothing else is affected.")
             return None
 
     def _check_space(self, state):
@@ -239,7 +239,7 @@ class Resumable:
 
 
 def identify(solver):
-    """Which run a solver is about to do, and how.
+    """The identity of the run that a solver is about to do.
 
     Returns
     -------

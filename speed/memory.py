@@ -52,9 +52,10 @@ def peaks(shape, rows, dtype):
     shape : dict
         Arguments of ``make_model``.
     rows : int
-        Of ``context_length`` tokens, through the model at once in training.
+        Rows of ``context_length`` tokens that go through the model at once in
+        training.
     dtype : torch.dtype
-        Of matrix products.
+        Precision of matrix products.
 
     Returns
     -------

@@ -36,7 +36,7 @@ def step_time(solver, num_layers, seconds):
     Returns
     -------
     seconds : float
-        Per step: the mean over whole periods.
+        Time of a step: the mean over whole periods.
     state_bytes : int
     """
     device, _ = choose_device("auto")

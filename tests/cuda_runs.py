@@ -10,6 +10,7 @@ from speed.fake_cuda.device import FakeCUDA  # isort: skip
 
 import contextlib
 import functools
+import gc
 import inspect
 import json
 import multiprocessing
@@ -41,8 +42,10 @@ OBJECTIVE = (
     "compile={compile}]"
 )
 DATASET = "Simulated[train_tokens=5000,val_tokens=2000]"
-# SOAP changes its basis every ten steps.
-STEPS = 11
+# Past Shampoo's first change of preconditioners, after five steps.
+STEPS = 6
+# SOAP's first change of basis would come after ten.
+SETTINGS = {"SOAP": ",precondition_frequency=2"}
 COMPILED = ["gpt2 compiled", "rotary compiled", "modern compiled"]
 BUG_STEPS = 5
 
@@ -184,7 +187,8 @@ def run_once(folder, name):
                 ROOT,
                 solver_names=[
                     f"{solver}[warmup_steps=2,"
-                    f"num_steps={BUG_STEPS if bug else STEPS}]"
+                    f"num_steps={BUG_STEPS if bug else STEPS}"
+                    f"{SETTINGS.get(solver, '')}]"
                 ],
                 objective_filters=[
                     OBJECTIVE.format(model=model, compile=compiled)
@@ -215,9 +219,12 @@ def main(folder, *names):
     os.environ["BENCHOPT_RAISE_ON_ERROR"] = "1"
     os.environ["BENCHOPT_DATA_HOME"] = folder
     torch.set_num_threads(1)
-    bench = Benchmark(ROOT, no_cache=True)
+    solvers = Benchmark(ROOT, no_cache=True).get_solvers()
+    # Each run collects garbage, and what has been imported is none.
+    gc.collect()
+    gc.freeze()
     names = names or [
-        *(solver.name for solver in bench.get_solvers()), *COMPILED, *BUGS
+        *(solver.name for solver in solvers), *COMPILED, *BUGS
     ]
     # A process each: nothing that is planted outlives its run. Processes are
     # copies of this one, so that torch is imported once.

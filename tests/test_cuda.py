@@ -65,7 +65,7 @@ def assert_sound(report, may_wait=False):
     # every tensor was where the others were, or there would be an error.
     waiting = {"step", "gradients", "run"} & set(report["waits"])
     assert waiting <= ({"step"} if may_wait else set()), report["waits"]
-    assert report["clock"]["readings"] >= 3
+    assert report["clock"]["readings"] >= 2
     assert report["clock"]["queued"] == 0
     for where in ("gradients", "evaluation"):
         assert report["product_dtypes"][where] == ["torch.bfloat16"]
@@ -78,7 +78,7 @@ def assert_sound(report, may_wait=False):
 def test_every_solver_trains_on_cuda(reports, name):
     report = reports[name]
     assert_sound(report, name in WAITS_IN_A_STEP)
-    assert report["step"] == 11
+    assert report["step"] == 6
     assert ("step" in report["waits"]) == (name in WAITS_IN_A_STEP)
 
 

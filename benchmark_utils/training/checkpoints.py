@@ -36,10 +36,10 @@ def save(folder, step, state):
     folder : Path
         Made if it isn't there.
     step : int
-        The checkpoint's name.
+        Number of the step, which names the checkpoint.
     state : nested dict, list and tuple
-        Of tensors (on any device), NumPy arrays, dtypes of torch, numbers,
-        strings, booleans and None.
+        Nesting of tensors (on any device), NumPy arrays, dtypes of torch,
+        numbers, strings, booleans and None.
 
     Returns
     -------
@@ -127,10 +127,10 @@ def _prune(folder):
 
 
 def _pack(value, tensors, copy=True):
-    """What JSON can hold of a state; tensors are put into a dict by names.
+    """Return what JSON can hold of a state, and put its tensors into a dict.
 
-    Dicts can have other keys than strings, and tuples are no lists: each is
-    a JSON object with one key, its kind.
+    A dict can have other keys than strings, and a tuple is no list: each
+    becomes a JSON object with one key, its kind.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -1,4 +1,4 @@
-"""Whether a model is compiled, and how."""
+"""Compilation of a model: whether it pays, and how it is done."""
 import contextlib
 import functools
 import math
@@ -96,7 +96,7 @@ def compiler_error(device):
     Returns
     -------
     message : str
-        Of the compiler; empty if all went well.
+        The compiler's message; empty if all went well.
     """
     try:
         drop_broken_entries(cache_folder())
@@ -119,7 +119,7 @@ def compiler_options():
     Returns
     -------
     options : dict
-        Of ``torch.compile``: torch has read ``CXX`` before.
+        Options for ``torch.compile``, because torch has read ``CXX`` before.
     """
     for variable in ("CXX", "CC"):
         value = os.environ.get(variable, "")

@@ -1,4 +1,4 @@
-"""How much goes through a model at a time, and what memory a run takes."""
+"""Memory: how much goes through a model at a time, and what a run takes."""
 import contextlib
 import ctypes
 import gc
@@ -31,7 +31,7 @@ def max_micro_batch(sequence_length, device, bytes_per_token):
         Tokens per row.
     device : torch.device
     bytes_per_token : int
-        What a training step keeps for its backward pass.
+        Memory per token that a training step keeps for its backward pass.
 
     Returns
     -------
