@@ -216,7 +216,7 @@ def benchopt(tmp_path, solvers, objective=None, *options):
 def wait_until_training(process):
     """Read until the first evaluation is done; returns the followers."""
     text = ""
-    while ": step 0 of " not in text:
+    while ", val_loss " not in text:
         piece = process.stdout.read(1)
         assert piece, text
         text += piece
