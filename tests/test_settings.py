@@ -360,8 +360,8 @@ def test_a_model_without_a_row_is_refused(solvers):
     with pytest.raises(ValueError) as error:
         solver.take_settings("gpt2-tiny")
     assert str(error.value) == (
-        "Muon has no published settings for model=gpt2-tiny, but for rotary "
-        "and modern: name one of them as settings, or choose the parameters "
+        "Muon has no published settings for model=gpt2-tiny, but for rotary, "
+        "modern: name one of them as settings, or choose the parameters "
         "without."
     )
 
