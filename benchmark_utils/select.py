@@ -159,6 +159,7 @@ def main():
             # "x" fails where a file is.
             with options.output.open("x") as file:
                 file.write(text)
+            print(f"benchopt run . --config {options.output}")
     except FileExistsError:
         parser.error(
             f"--output {options.output} is there already: remove it, or "

@@ -12,6 +12,9 @@ chosen as well wins, also where the choice equals the class's own value.
 from benchmark_utils.checked import combinations, names_of
 from benchmark_utils.progress import say_once
 
+# Tokens per step of the public problems that all rows are from.
+PUBLISHED_TOKENS = 512 * 1024
+
 
 class PublishedSettings:
     """Mixin of a solver whose parameters can come from its ``published``.
@@ -123,13 +126,15 @@ class PublishedSettings:
             dict.fromkeys(own) | row | _chosen(values)
         )
 
-    def take_settings(self, model):
+    def take_settings(self, model, tokens_per_step=PUBLISHED_TOKENS):
         """Take the published settings, if they were asked for, and say so.
 
         Parameters
         ----------
         model : str
             The name of the model at hand.
+        tokens_per_step : int
+            Tokens of a step of the problem at hand.
 
         Raises
         ------
@@ -143,12 +148,17 @@ class PublishedSettings:
         if row not in self.published:
             raise ValueError(
                 f"{self.name} has no published settings for model={model}, "
-                f"but for {' and '.join(self.published)}: name one of them as "
+                f"but for {', '.join(self.published)}: name one of them as "
                 "settings, or choose the parameters without."
             )
         vars(self).update(self._complete(row, self._parameters))
         self.settings = settings
         self._source = self.published[row]["source"]
+        if tokens_per_step != PUBLISHED_TOKENS:
+            self._source += (
+                f", for {PUBLISHED_TOKENS:,} tokens per step and not "
+                f"{tokens_per_step:,}"
+            )
         used = self.describe_settings()["settings_used"]
         say_once(f"{self.name} takes the settings for {row}: {self._source}")
         say_once(f"{self.name}[{used}]")

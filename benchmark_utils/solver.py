@@ -100,8 +100,8 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         ValueError
             Naming the parameter, before anything is computed.
         """
-        self.take_settings(problem.model)
         loader = self._loader = problem.train_loader
+        self.take_settings(problem.model, loader.tokens_per_step)
         rows = loader.rank_batch_size
         choose_micro_batch(rows, rows, options.micro_batch_size)
         # A forward pass is a third of a training step's work.

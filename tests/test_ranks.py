@@ -214,9 +214,10 @@ def benchopt(tmp_path, solvers, objective=None, *options):
 
 
 def wait_until_training(process):
-    """Read until the first evaluation is done; returns the followers."""
+    """Read until an evaluation is done; returns the followers. It need not be
+    that of step 0: the run may go on where that of another test was ended."""
     text = ""
-    while ": step 0 of " not in text:
+    while ", val_loss " not in text:
         piece = process.stdout.read(1)
         assert piece, text
         text += piece

@@ -240,6 +240,13 @@ def test_the_data_of_a_speedrun_last_for_its_settings(path, solvers):
         )
 
 
+def test_the_source_says_that_a_step_has_other_tokens(solvers):
+    solver, = solvers("AdamW[settings=auto]")
+    solver.take_settings("gpt2", tokens_per_step=512)
+    source = solver.describe_settings()["settings_source"]
+    assert source.endswith("for 524,288 tokens per step and not 512")
+
+
 def test_what_a_command_chooses_wins(solvers):
     """Also where it chooses what the class has anyway."""
     solver, = solvers(
@@ -353,8 +360,8 @@ def test_a_model_without_a_row_is_refused(solvers):
     with pytest.raises(ValueError) as error:
         solver.take_settings("gpt2-tiny")
     assert str(error.value) == (
-        "Muon has no published settings for model=gpt2-tiny, but for rotary "
-        "and modern: name one of them as settings, or choose the parameters "
+        "Muon has no published settings for model=gpt2-tiny, but for rotary, "
+        "modern: name one of them as settings, or choose the parameters "
         "without."
     )
 

@@ -79,6 +79,16 @@ def test_diverged_seed_is_at_risk_to_its_horizon():
                for note in verdict(runs).notes)
 
 
+def test_a_run_that_trained_nothing_is_named():
+    runs = runs_of(pd.DataFrame(
+        made_run("Adam", 0, 250, objective_weights_moved=1)
+        + made_run("Still", 0, None, objective_weights_moved=0)
+    ))
+    notes = " ".join(verdict(runs).notes)
+    assert "1 of 1 seeds of Still trained nothing" in notes
+    assert "Adam trained nothing" not in notes
+
+
 def test_two_seeds_that_get_there_and_one_that_does_not_are_a_median():
     summary = verdict_of({"Muon": [190, 195, None]}).summaries.iloc[0]
     assert (summary["median"], summary["reached"]) == (195, 2)

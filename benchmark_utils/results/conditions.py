@@ -91,6 +91,11 @@ def warnings(runs):
                 f"{rows['diverged'].sum()} of {n} seeds of {label} diverged: "
                 "they count as not reached up to the horizon."
             )
+        if "weights_moved" in rows and (rows["weights_moved"] == 0).any():
+            found.append(
+                f"{(rows['weights_moved'] == 0).sum()} of {n} seeds of "
+                f"{label} trained nothing: no weight has moved."
+            )
         short = rows["stop_reason"].isin(["timeout", "max_runs"])
         if short.any():
             found.append(
