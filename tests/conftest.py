@@ -28,6 +28,24 @@ TINY_OBJECTIVE = {
 TINY_DATASET = {"train_tokens": 50_000, "val_tokens": 5_000}
 TINY_SOLVER = {"num_steps": 10, "warmup_steps": 2, "learning_rate": 1e-2}
 
+# The file of a solver of one's own, as text.
+SOLVER = '''
+import torch
+from benchmark_utils.solver import TrainingSolver
+
+
+class Solver(TrainingSolver):
+    name = "Mine"
+    parameters = {
+        "learning_rate": [0.01], "num_steps": [10], "warmup_steps": [0],
+        "schedule": ["constant"], "cooldown": [1.0], "max_grad_norm": [0],
+    }
+
+    def get_optimizer(self, roles):
+        parameters = [p for role in roles.values() for p in role]
+        return torch.optim.SGD(parameters, lr=self.learning_rate)
+'''
+
 
 def selector(name, parameters):
     """benchopt's way to name a component and its parameters."""

@@ -16,7 +16,9 @@ from benchmark_utils.errors import UserError
 from benchmark_utils.models.named import make_model
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
-from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
+from conftest import (
+    ROOT, SOLVER, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
+)
 
 
 @pytest.fixture
@@ -320,24 +322,6 @@ def test_a_misspelt_parameter_is_one_sentence(tmp_path, arguments, sentence):
 def test_runs_that_went_well_have_no_last_words(command, notes):
     code, _ = command("-s", "SGD[num_steps=5,warmup_steps=1]")
     assert code == 0 and not notes.exists()
-
-
-SOLVER = '''
-import torch
-from benchmark_utils.solver import TrainingSolver
-
-
-class Solver(TrainingSolver):
-    name = "Mine"
-    parameters = {
-        "learning_rate": [0.01], "num_steps": [10], "warmup_steps": [0],
-        "schedule": ["constant"], "cooldown": [1.0], "max_grad_norm": [0],
-    }
-
-    def get_optimizer(self, roles):
-        parameters = [p for role in roles.values() for p in role]
-        return torch.optim.SGD(parameters, lr=self.learning_rate)
-'''
 
 
 @pytest.fixture

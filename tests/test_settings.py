@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from benchopt.utils.parametrized_name_mixin import _get_used_parameters
+from conftest import SOLVER
 from docs import ROOT, Clone, code_blocks, write_empty_shards
 from solver_suite import references
 from solver_suite.references import nesterov
@@ -366,26 +367,13 @@ def test_a_model_without_a_row_is_refused(solvers):
     )
 
 
-SOLVER = '''
-import torch
-from benchmark_utils.solver import TrainingSolver
-
-
-class Solver(TrainingSolver):
-    name = "Mine"
-    parameters = {
-        "learning_rate": [0.01], "num_steps": [10], "warmup_steps": [0],
-        "schedule": ["constant"], "cooldown": [1.0], "max_grad_norm": [0],
-    }
+PUBLISHED_SOLVER = SOLVER.replace("\n    def", '''
     published = {"modern": dict(
         source="a paper", learning_rate=0.02, num_steps=20, warmup_steps=2,
         schedule="linear", cooldown=0.5, max_grad_norm=1.0,
     )}
 
-    def get_optimizer(self, roles):
-        parameters = [p for role in roles.values() for p in role]
-        return torch.optim.SGD(parameters, lr=self.learning_rate)
-'''
+    def''')
 
 
 @pytest.mark.parametrize("change, message", [
@@ -397,7 +385,7 @@ class Solver(TrainingSolver):
 def test_a_row_that_is_not_sound_is_refused(
         solvers, tmp_path, change, message):
     path = tmp_path / "mine.py"
-    path.write_text(SOLVER.replace(*change))
+    path.write_text(PUBLISHED_SOLVER.replace(*change))
     with pytest.raises(UserError) as error:
         solvers(f"{path}[settings=modern]")
     assert message in str(error.value)
@@ -408,7 +396,7 @@ def test_another_value_in_the_table_is_another_key_of_the_cache(
     keys = []
     for rate in ("0.02", "0.03"):
         path = tmp_path / "mine.py"
-        path.write_text(SOLVER.replace("0.02", rate))
+        path.write_text(PUBLISHED_SOLVER.replace("0.02", rate))
         solver, = solvers(f"{path}[settings=auto]")
         keys.append(joblib.hash(solver))
     assert keys[0] != keys[1]
