@@ -96,7 +96,7 @@ def follow(stem):
         followers.follow(RANK, SIZE, store.port)
         return stem, {
             "devices": sorted(map(str, cuda.devices)), "sent": sent,
-            "waits": dict(cuda.waits),
+            "waits": dict(cuda.waits), "num_steps": STEPS,
         }
 
 

@@ -328,12 +328,14 @@ def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
 def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 5)
     monkeypatch.setattr(followers, "GRACE_SECONDS", 0.5)
+    # Those of other tests of this process, such as compilers.
+    before = psutil.Process().children()
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="Benchmark failed"):
         run({str(FAULTY): {"fault": "hang"}}, {"num_devices": 2})
     assert time.monotonic() - start < 60
     assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
 
 
 # Followers on GPUs, shown without any.
@@ -355,15 +357,18 @@ def test_a_follower_computes_on_its_own_gpu(tmp_path):
     # Bytes of the matrices of two blocks of width 32, and of all weights.
     matrices = 2 * 12 * 32**2 * 4
     weights = matrices + 4 * ((256 + 32) * 32 + 2 * 13 * 32 + 2 * 32)
-    # The warm-up has two steps, the preparation a backward pass.
     for stem in ("adamw", "muon"):
         report = seen[stem]
+        # The warm-up has two steps, the preparation a backward pass.
+        num_steps = report["num_steps"] + 2
         assert report["devices"] == ["cuda:1"]
         sent = report["sent"]
-        assert sent["gradients all_reduce"] == {"cuda:1": weights * 14}
+        assert sent["gradients all_reduce"] == {
+            "cuda:1": weights * (num_steps + 1)
+        }
         # No rank waits for its device before the step is queued.
         assert not {"step", "gradients", "run"} & set(report["waits"])
-    assert sent["step broadcast"] == {"cuda:1": matrices * 13}
+    assert sent["step broadcast"] == {"cuda:1": matrices * num_steps}
     # It would compute on rank 0's if it didn't say which is its own.
     assert seen["lost"]["devices"] == ["cuda:0"]
 
