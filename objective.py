@@ -172,16 +172,14 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
                 f"{entropy:.4f} nats per token: no model can reach it."
             )
         model = self._architecture(self._parameters)
-        self._sequence_length = self.sequence_length or model.context_length
+        length = self.sequence_length or model.context_length
         self._train_loader = BatchLoader(
-            train, self.batch_size, self._sequence_length, repeat=repeat
+            train, self.batch_size, length, repeat=repeat
         )
-        self._val_loader = validation_loader(
-            val, self.val_tokens, self._sequence_length
-        )
-        self._flops = self._train_loader.tokens_per_step * (
-            6 * model.matrix_weights(train.vocab_size)
-        )
+        self._val_loader = validation_loader(val, self.val_tokens, length)
+        tokens = self._train_loader.tokens_per_step
+        self._flops = 6 * tokens * model.matrix_weights(train.vocab_size)
+        self._num_elements = tokens * model.n_embd
         self._bytes_per_token = bytes_per_token
         if self.initial_weights is not None:
             # Fails if they are not this model's.
@@ -196,7 +194,9 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         self._world, reason = choose_world(
             self.num_devices, self._machine.device, self.batch_size
         )
-        self._num_threads, threads = choose_threads()
+        self._num_threads, threads = choose_threads(
+            self._num_elements // self._world.size
+        )
         # So that a folder that can't be made is found out before training.
         self._output(self.save_weights, WEIGHTS)
         self._val_loader.shards.check_token_ids(1)
@@ -212,7 +212,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
             ),
             machine=self._machine, world=self._world,
             description=f"{self._machine.describe()}, {self._world} "
-            f"({reason}), {self._num_threads} threads ({threads})",
+            f"({reason}), {threads}",
         ), options=RunOptions(
             eval_every=self.eval_every,
             micro_batch_size=self.micro_batch_size, compile=self.compile,

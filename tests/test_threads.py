@@ -11,18 +11,19 @@ SCRIPT = """
 {before}
 from benchmark_utils.threads import choose_threads
 import torch
-print(*choose_threads(), sep=" threads, ")
+for num_elements in {sizes}:
+    print(choose_threads(num_elements)[1], torch.get_num_threads())
 """
 
 
-def run(before="", **variables):
+def run(before="", sizes=[2**18], **variables):
     """What choose_threads says, and what torch's OpenMP library says."""
     environment = {
         name: value for name, value in os.environ.items()
         if not name.startswith("OMP_")
     }
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(before=before)],
+        [sys.executable, "-c", SCRIPT.format(before=before, sizes=sizes)],
         env=environment | variables | {
             "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose",
         },
@@ -34,12 +35,12 @@ def run(before="", **variables):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux' OpenMP")
 @pytest.mark.parametrize("before, variables, said, sleeps", [
     ("", {"OMP_NUM_THREADS": "2"},
-     "2 threads, OMP_NUM_THREADS=2; they wait asleep", True),
-    ("", {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "active"},
-     "1 threads, OMP_NUM_THREADS=1; they wait spinning", False),
+     "2 threads (OMP_NUM_THREADS=2; they wait asleep) 2", True),
+    ("", {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"},
+     "2 threads (OMP_NUM_THREADS=2; they wait spinning) 2", False),
     # Too late to change anything, and not said otherwise.
-    ("import torch", {"OMP_NUM_THREADS": "1"},
-     "1 threads, OMP_NUM_THREADS=1; they wait spinning", False),
+    ("import torch", {"OMP_NUM_THREADS": "2"},
+     "2 threads (OMP_NUM_THREADS=2; they wait spinning) 2", False),
 ])
 def test_threads_wait_asleep_unless_asked_to_spin(
         before, variables, said, sleeps):
@@ -49,9 +50,20 @@ def test_threads_wait_asleep_unless_asked_to_spin(
     assert ("GOMP_SPINCOUNT = '0'" in openmp) == sleeps
 
 
-def test_one_thread_per_core_unless_told_otherwise():
-    output, _ = run()
-    assert "threads, one per core; they wait asleep" in output
+def test_a_small_model_has_one_thread_and_the_next_one_all():
+    """Two cores need not be there: torch is told to have two threads."""
+    output, _ = run("import torch; torch.set_num_threads(2)",
+                    [2**18, 2**17, 2**18])
+    assert output.splitlines() == [
+        "2 threads (one per core; they wait spinning) 2",
+        "1 thread (the model is small) 1",
+        "2 threads (one per core; they wait spinning) 2",
+    ]
+
+
+def test_the_users_number_is_that_of_a_small_model_too():
+    output, _ = run(sizes=[2**10], OMP_NUM_THREADS="2")
+    assert output == "2 threads (OMP_NUM_THREADS=2; they wait asleep) 2"
 
 
 def test_the_benchmark_sets_it_before_torch_is_loaded():
