@@ -175,11 +175,19 @@ class Resumable:
             self._end(path)
 
     def _end(self, path):
-        if self.world.rank:
-            # Until rank 0 is done with what follows.
-            self.world.from_rank_0(None)
-        self._signal = self._signal or "a signal to another rank"
-        print(f"\nEnded by {self._signal} at step {self.trainer.step}.")
+        """End all ranks, once rank 0 has said how the run goes on."""
+        if self.world.from_rank_0(
+            self.world.rank == 0 and self._goes_on_by_itself(path)
+        ):
+            # A job that is to start again must leave no result behind.
+            os._exit(1)
+        raise KeyboardInterrupt
+
+    def _goes_on_by_itself(self, path):
+        """Print what is left of the run. Returns whether Slurm has queued its
+        job again."""
+        name = self._signal or "a signal to another rank"
+        print(f"\nEnded by {name} at step {self.trainer.step}.")
         if path:
             print(f"The same command goes on from there: {path}")
         elif older := next(iter(checkpoints.newest_first(self._folder)), None):
@@ -188,11 +196,9 @@ class Resumable:
             print("The same command starts this run at step 0.")
         print("Runs that have ended are in benchopt's cache.", flush=True)
         job = os.environ.get("SLURM_JOB_ID")
-        if path and job and self._signal.startswith("SIGUSR"):
-            # The job is to start again, and must leave no result behind.
-            if subprocess.run(["scontrol", "requeue", job]).returncode == 0:
-                os._exit(1)
-        raise KeyboardInterrupt
+        if not path or not job or not name.startswith("SIGUSR"):
+            return False
+        return subprocess.run(["scontrol", "requeue", job]).returncode == 0
 
     def _is_due(self):
         step = self.trainer.step

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -508,3 +509,31 @@ def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
         assert "num_devices=4 but the Slurm job has 2 tasks" in (
             error.read_text()
         )
+
+
+@pytest.mark.slow
+def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(slurm, run):
+    """The command waits for the job that goes on."""
+    def end_time():
+        logs = slurm / "clone" / "benchopt_run"
+        while not any(
+            ", val_loss " in log.read_text() for log in logs.glob("*.out")
+        ):
+            time.sleep(0.05)
+        for task in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(logs) in task.cmdline():
+                    task.send_signal(signal.SIGUSR2)
+
+    threading.Thread(target=end_time, daemon=True).start()
+    solver = {"num_steps": 200}
+    output, logs = run_on_slurm(slurm, [selector(
+        "AdamW", TINY_SOLVER | solver
+    )])
+    frame = read_results(slurm / "out.parquet")
+    assert frame.objective_times_resumed.iloc[-1] == 1, output
+    whole = run({"AdamW": solver}, {"num_devices": 2}, {"repeat": True})
+    assert frame.objective_value.tolist() == whole.value.tolist()
+    for log in logs.values():
+        assert "Continues from step" in log
+        assert "Mind these runs" not in log
