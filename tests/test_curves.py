@@ -156,6 +156,10 @@ def test_steps_saved_are_those_of_the_verdict():
     assert muon.low == pytest.approx(100 - 100 * ratio.high)
     assert muon.low < muon.saved < muon.high
     assert adam.label == "Adam" and adam.saved == 0
+    # The title fits, however many have no ratio.
+    title = "Steps saved against Adam, 95 % intervals; no ratio: "
+    assert title_of("Adam", saved, without) == title + "SGD"
+    assert title_of("Adam", saved, 9 * ["SOAP lr=0.01"]) == title + "9 others"
 
 
 @pytest.mark.parametrize("case, without", [

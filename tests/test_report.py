@@ -191,7 +191,7 @@ def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
 @pytest.mark.parametrize("arguments, message", [
     (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
     (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
-    (["{folder}/other.parquet"], "there is no column dataset, objective"),
+    (["{folder}/other.parquet"], "these are no results of this benchmark"),
     (["{folder}/none.parquet", "--html"], "no file {folder}/none.parquet."),
     (["{folder}"], "{folder} is not a file of results of this benchmark: it "
      "is a folder."),

@@ -1,5 +1,6 @@
 """Tuning is the same for all, can be continued, and is what is reported."""
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import yaml
 
 from conftest import ROOT
 from tuning import tune
+from tuning.ledger import TUNED, best, finalists, read_ledger
 
 PROTOCOLS = tune.read_protocol(ROOT / "tuning" / "protocol.yml")
 FIELDS = {"simulated": "field.yml", "text": "field_text.yml"}
@@ -37,7 +39,7 @@ def problem(request):
     field = yaml.safe_load(
         (ROOT / "configs" / FIELDS[request.param]).read_text()
     )
-    return protocol, tune.read_ledger(ROOT / protocol["ledger"]), field
+    return protocol, read_ledger(ROOT / protocol["ledger"]), field
 
 
 def test_every_solver_had_the_same_budget_from_its_declared_ranges(problem):
@@ -50,7 +52,7 @@ def test_every_solver_had_the_same_budget_from_its_declared_ranges(problem):
         for row in rows:
             setting = settings[int(row["trial"])]
             assert setting == {
-                name: float(row[name]) for name in tune.TUNED if row[name]
+                name: float(row[name]) for name in TUNED if row[name]
             }
             for name, (low, high) in ranges.items():
                 assert low <= setting[name] <= high
@@ -79,9 +81,48 @@ def test_the_mean_over_the_seeds_decides():
             ("3", "0.4", "3.0"), ("2", "0.3", "inf"), ("0", "0.1", "2.5"),
         ]
     ]
-    assert tune.finalists(rows, "AdamW", 3) == [2, 0, 3]
+    assert finalists(rows, "AdamW", 3) == [2, 0, 3]
     # A divergent seed counts; a trial with one seed can't win any more.
-    assert tune.best(rows, "AdamW") == {"learning_rate": 0.1}
+    assert best(rows, "AdamW") == {"learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("optimum, calls", [
+    # Inside the first range; at its upper end; two moves below its lower end.
+    (0.03, 1), (0.3, 2), (0.002, 3),
+])
+def test_a_range_is_moved_while_the_best_rate_is_at_its_edge(
+    bench, tmp_path, monkeypatch, optimum, calls
+):
+    """On a bowl in place of a training, the rate nearest its bottom is found,
+    and there is one on either side of it."""
+    def bowl(benchmark, solver, protocol, setting, seed):
+        return abs(math.log(setting["learning_rate"] / optimum)), 0.0
+
+    monkeypatch.setattr(tune, "run_trial", bowl)
+    path = tmp_path / "ledger.csv"
+    protocol = dict(
+        trials=4, move_range=4, seeds=[1000], finalists=1, ledger=path,
+        fixed={}, ranges={
+            "SGD": {"learning_rate": [0.01, 0.16], "momentum": 0.5}
+        },
+    )
+    tune.tune(bench, protocol, ["SGD"])
+    rows = read_ledger(path)
+    assert len(rows) == 4 * calls
+    found = best(rows, "SGD")["learning_rate"]
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert min(rates) < found < max(rates)
+    # New rates are those of the first range, moved by powers of four.
+    for move in range(calls):
+        factor = (4 if optimum > 0.1 else 1 / 4) ** move
+        assert rates[4 * move:4 * move + 4] == pytest.approx(
+            [rate * factor for rate in rates[:4]], rel=5e-3
+        )
+    # What was broken off goes on, and comes to the same.
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]))
+    tune.tune(bench, protocol, ["SGD"])
+    assert path.read_text() == "".join(lines)
 
 
 def test_a_trial_that_stops_at_its_target_is_refused(bench, tmp_path):
@@ -111,7 +152,7 @@ def test_the_field_runs_with_the_best_settings_found(bench, problem):
     """On the same problem and horizon, with seeds that were not tuned on."""
     protocol, ledger, field = problem
     assert field["solver"] == [
-        tune.selector(bench, solver, protocol, tune.best(ledger, solver))
+        tune.selector(bench, solver, protocol, best(ledger, solver))
         for solver in protocol["ranges"]
     ]
     assert field.get("seed", 0) not in protocol["seeds"]

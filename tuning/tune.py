@@ -10,10 +10,8 @@ as a line for a run configuration. See docs/tuning.rst.
 """
 import argparse
 import contextlib
-import csv
 import io
 import math
-import statistics
 import tempfile
 from pathlib import Path
 
@@ -25,14 +23,11 @@ from benchopt.cli.main import run
 from benchopt.results import read_results
 from scipy.stats import qmc
 
+from tuning.ledger import (
+    TUNED, append, best, finalists, losses_by_trial, read_ledger,
+)
+
 ROOT = Path(__file__).resolve().parents[1]
-TUNED = ["learning_rate", "weight_decay"]
-COLUMNS = [
-    "solver", "trial", "seed", *TUNED, "val_loss", "seconds", "torch",
-    # Vector instructions of the processor, such as AVX2: sums are rounded
-    # differently with others.
-    "instructions",
-]
 
 
 def sample(ranges, trials, seed):
@@ -113,72 +108,66 @@ def run_trial(benchmark, solver, protocol, setting, seed):
     return float(loss), float(last.time)
 
 
-def read_ledger(path):
-    """Rows of the ledger: dict with the columns as str."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def settings_so_far(protocol, solver, rows):
+    """The settings that a solver is tried with, by what its trials have shown.
 
-
-def append(path, row):
-    """Add a row to the ledger, on disk before the next trial starts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def check_setting(ledger, row, settings):
-    """Raise ``ValueError`` if a row of the ledger was drawn from other ranges.
+    While its best learning rate of the first seed is the lowest or the
+    highest, the range of learning rates is moved that way by the factor
+    ``move_range`` of the protocol, if it has one, and gives new trials.
     """
-    trial = int(row["trial"])
-    recorded = {name: float(row[name]) for name in TUNED if row[name]}
-    if recorded not in settings[trial:trial + 1]:
-        raise ValueError(
-            f"{ledger} has {recorded} for trial {trial} of {row['solver']}: "
-            "that is no trial of the protocol as it is now. Remove the rows "
-            "of this solver to tune it anew."
-        )
+    trials, first = protocol["trials"], protocol["seeds"][0]
+    ranges, _ = split_ranges(protocol["ranges"][solver])
+    settings = sample(ranges, trials, first)
+    losses = losses_by_trial(rows, solver)
+    while "move_range" in protocol:
+        tried = range(len(settings))
+        if not losses.keys() >= set(tried):
+            break
+        chosen = min(tried, key=lambda trial: losses[trial][0])
+        rates = [setting["learning_rate"] for setting in settings]
+        if min(rates) < rates[chosen] < max(rates):
+            break
+        factor = protocol["move_range"]
+        if rates[chosen] == min(rates):
+            factor = 1 / factor
+        moved = [bound * factor for bound in ranges["learning_rate"]]
+        ranges = ranges | {"learning_rate": moved}
+        settings += sample(ranges, trials, first)
+    return settings
 
 
-def losses_by_trial(rows, solver):
-    """The losses of a solver's trials, in the order of the ledger: dict of
-    trial to list of float."""
-    losses = {}
+def check_settings(ledger, solver, rows, settings):
+    """Raise ``ValueError`` if a solver's row of the ledger was drawn from
+    other ranges."""
     for row in rows:
-        if row["solver"] == solver:
-            losses.setdefault(int(row["trial"]), []).append(
-                float(row["val_loss"])
+        recorded = {name: float(row[name]) for name in TUNED if row[name]}
+        trial = int(row["trial"])
+        if (
+            row["solver"] == solver
+            and recorded not in settings[trial:trial + 1]
+        ):
+            raise ValueError(
+                f"{ledger} has {recorded} for trial {trial} of {solver}: that "
+                "is no trial of the protocol as it is now. Remove the rows of "
+                "this solver to tune it anew."
             )
-    return losses
 
 
-def finalists(rows, solver, count):
-    """The trials of a solver with the lowest losses of the first seed."""
-    losses = losses_by_trial(rows, solver)
-    return sorted(losses, key=lambda trial: losses[trial][0])[:count]
-
-
-def best(rows, solver):
-    """The setting with the lowest mean loss, of the trials of a solver that
-    were run with the most seeds."""
-    losses = losses_by_trial(rows, solver)
-    seeds = max(map(len, losses.values()))
-    chosen = min(
-        (trial for trial in losses if len(losses[trial]) == seeds),
-        key=lambda trial: statistics.fmean(losses[trial]),
-    )
-    row = next(
-        row for row in rows
-        if (row["solver"], row["trial"]) == (solver, str(chosen))
-    )
-    return {
-        name: float(row[name]) for name in TUNED if row[name]
+def missing(protocol, solver, rows, settings):
+    """Trials of a solver that the ledger lacks: list of (trial, seed). Those
+    of the other seeds come when the first seed's are complete."""
+    first, *others = protocol["seeds"]
+    done = {
+        (int(row["trial"]), int(row["seed"]))
+        for row in rows if row["solver"] == solver
     }
+    asked = [(trial, first) for trial in range(len(settings))]
+    if done.issuperset(asked):
+        asked = [
+            (trial, seed) for seed in others
+            for trial in finalists(rows, solver, protocol["finalists"])
+        ]
+    return [pair for pair in asked if pair not in done]
 
 
 def tune(benchmark, protocol, solvers):
@@ -192,41 +181,34 @@ def tune(benchmark, protocol, solvers):
         objective: see ``read_protocol``.
     """
     ledger = ROOT / protocol["ledger"]
-    first, *others = protocol["seeds"]
-    settings = {
-        solver: sample(
-            split_ranges(protocol["ranges"][solver])[0], protocol["trials"],
-            first,
-        ) for solver in solvers
-    }
-    done = set()
-    for row in read_ledger(ledger):
-        solver, trial = row["solver"], int(row["trial"])
-        if solver in solvers:
-            check_setting(ledger, row, settings[solver])
-        done.add((solver, trial, int(row["seed"])))
 
-    def run_once(solver, trial, seed):
-        if (solver, trial, seed) in done:
-            return
-        setting = settings[solver][trial]
-        loss, seconds = run_trial(benchmark, solver, protocol, setting, seed)
-        append(ledger, dict(
-            solver=solver, trial=trial, seed=seed, val_loss=loss,
-            seconds=round(seconds, 1), torch=torch.__version__,
-            instructions=torch.backends.cpu.get_cpu_capability(), **setting,
-        ))
-        print(f"{solver}, trial {trial}, seed {seed}: {setting} {loss:.4f}",
-              flush=True)
+    def settings_and_missing(solver):
+        rows = read_ledger(ledger)
+        settings = settings_so_far(protocol, solver, rows)
+        check_settings(ledger, solver, rows, settings)
+        return settings, missing(protocol, solver, rows, settings)
 
-    for trial in range(protocol["trials"]):
-        for solver in solvers:
-            run_once(solver, trial, first)
-    rows = read_ledger(ledger)
-    for seed in others:
-        for solver in solvers:
-            for trial in finalists(rows, solver, protocol["finalists"]):
-                run_once(solver, trial, seed)
+    # A row that is refused is refused before any training.
+    for solver in solvers:
+        settings_and_missing(solver)
+    for solver in solvers:
+        while True:
+            settings, lacking = settings_and_missing(solver)
+            if not lacking:
+                break
+            trial, seed = lacking[0]
+            setting = settings[trial]
+            loss, seconds = run_trial(
+                benchmark, solver, protocol, setting, seed
+            )
+            append(ledger, dict(
+                solver=solver, trial=trial, seed=seed, val_loss=loss,
+                seconds=round(seconds, 1), torch=torch.__version__,
+                instructions=torch.backends.cpu.get_cpu_capability(),
+                **setting,
+            ))
+            print(f"{solver}, trial {trial}, seed {seed}: {setting} "
+                  f"{loss:.4f}", flush=True)
     rows = read_ledger(ledger)
     for solver in solvers:
         print("-", selector(benchmark, solver, protocol, best(rows, solver)))
@@ -255,7 +237,8 @@ def main():
     for problem in arguments.problem or protocols:
         if problem not in protocols:
             parser.error(f"no problem {problem} in {arguments.protocol}")
-    ranges = next(iter(protocols.values()))["ranges"]
+    protocol = next(iter(protocols.values()))
+    ranges = protocol["ranges"]
     solvers = arguments.solver or list(ranges)
     if missing := set(solvers) - set(ranges):
         parser.error(f"no ranges for {missing} in {arguments.protocol}")
@@ -266,6 +249,8 @@ def main():
                 f"{solver} has ranges for {', '.join(tuned)}; only "
                 f"{' and '.join(TUNED)} are tuned."
             )
+        if "move_range" in protocol and "learning_rate" not in tuned:
+            parser.error(f"{solver} has no range of learning rates to move.")
     # Tiny models gain nothing from threads, and losses depend on them.
     torch.set_num_threads(1)
     benchmark = Benchmark(ROOT, no_cache=True)

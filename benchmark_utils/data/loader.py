@@ -27,6 +27,12 @@ from benchmark_utils.device import KINDS
 BLOCK_TOKENS = 2**18
 # Blocks that are read ahead of the training loop.
 READ_AHEAD = 3
+# What may be behind sizes that don't fit.
+DEFAULTS = (
+    "(A problem or solver on the command line has its own defaults, not a "
+    "configuration's: see python -m benchmark_utils.select. A small problem "
+    "as a whole: benchopt run . --config configs/quickstart.yml.)"
+)
 
 
 class BatchLoader:
@@ -85,7 +91,7 @@ class BatchLoader:
                 f"{self.tokens_per_step + 1} tokens in one shard; the "
                 f"largest of {shards.paths[0].parent} holds "
                 f"{max(map(len, shards.arrays))}. Use a smaller batch_size "
-                "or sequence_length, or larger shards."
+                f"or sequence_length, or larger shards. {DEFAULTS}"
             )
 
     def for_rank(self, rank, world_size):
@@ -113,9 +119,7 @@ class BatchLoader:
                 f"{self.shards.paths[0].parent} hold {len(self)} such steps; "
                 f"{needed} shards of this size would do. Ask the dataset for "
                 "more tokens, lower num_steps, or allow the data to be read "
-                "again with the dataset's parameter repeat=True. (A solver "
-                "on the command line has its own defaults, not a "
-                "configuration's: see python -m benchmark_utils.select.)"
+                f"again with the dataset's parameter repeat=True. {DEFAULTS}"
             )
         self.shards.check_token_ids(
             1 + bisect.bisect_left(self._last_step, num_steps)
@@ -231,10 +235,8 @@ def validation_loader(shards, num_tokens, sequence_length):
     if num_tokens > available:
         usable = available - available % sequence_length
         raise ValueError(
-            "A small model with a problem of its size: benchopt run . "
-            "--config configs/quickstart.yml. In this one, val_tokens="
-            f"{num_tokens} and the target of the last one need "
+            f"val_tokens={num_tokens} and the target of the last one need "
             f"{num_tokens + 1} tokens, but {shards.paths[0]} holds "
-            f"{available + 1}: use val_tokens={usable} or less."
+            f"{available + 1}: use val_tokens={usable} or less. {DEFAULTS}"
         )
     return BatchLoader(shards, num_tokens // sequence_length, sequence_length)

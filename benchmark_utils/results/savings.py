@@ -4,8 +4,9 @@ import math
 
 import pandas as pd
 
-
 COLUMNS = ["label", "saved", "low", "high"]
+# Characters of a title for the names of solvers that are not in the picture.
+MAX_NAMES = 25
 
 
 def steps_saved(verdict):
@@ -57,8 +58,8 @@ def title_of(baseline, saved, without):
     if saved.empty:
         return f"{title}: none, as not all its seeds got there"
     if without:
-        names = ", ".join(without[:2])
-        if len(without) > 2:
-            names += f" and {len(without) - 2} more"
+        names = ", ".join(without)
+        if len(names) > MAX_NAMES:
+            names = f"{len(without)} others"
         return f"{title}, 95 % intervals; no ratio: {names}"
     return f"{title}, 95 % intervals"

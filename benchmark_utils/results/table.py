@@ -106,7 +106,10 @@ def _renamed(results):
         evaluations["base_seed"] = 0
     missing = [name for name in NEEDED if name not in evaluations]
     if missing:
-        raise ResultsError(f"there is no column {', '.join(missing)}.")
+        raise ResultsError(
+            f"these are no results of this benchmark: {len(missing)} of its "
+            f"columns are missing, {missing[0]} for one."
+        )
     if evaluations.empty:
         raise ResultsError("it holds no rows.")
     return evaluations
