@@ -17,6 +17,7 @@ import time
 from benchopt.config import get_data_path
 
 from benchmark_utils.device import dtype_name
+from benchmark_utils.progress import say
 from benchmark_utils.training import checkpoints
 
 # With "auto": seconds between two checkpoints, unless writing one takes more
@@ -74,7 +75,7 @@ class Resumable:
             try:
                 state = checkpoints.load(path)
             except ValueError as error:
-                print(f"\nWARNING: {error} It is not used.")
+                say(f"WARNING: {error} It is not used.")
                 state = None
             if not self.world.agree(state is not None):
                 continue
@@ -83,8 +84,8 @@ class Resumable:
             if hasattr(self.callback, "time_iter"):
                 set_clock(self.callback, state["clock"])
             self.times_resumed = state["times_resumed"] + 1
-            print(f"\nContinues from step {self.trainer.step}, after "
-                  f"{state['clock']['seconds']:.0f} s of training: {path}")
+            say(f"Continues from step {self.trainer.step}, after "
+                f"{state['clock']['seconds']:.0f} s of training: {path}")
             return
         self._explain_others()
 
@@ -102,9 +103,9 @@ class Resumable:
                 )
             except (OSError, ValueError) as error:
                 changed = f"something that can't be read ({error})"
-            print(f"\nWARNING: {path.parent} has a checkpoint of this run, "
-                  f"but of {changed}: it is not used, and stays. The run "
-                  "starts at step 0.")
+            say(f"WARNING: {path.parent} has a checkpoint of this run, but of "
+                f"{changed}: it is not used, and stays. The run starts at "
+                "step 0.")
 
     def __enter__(self):
         self._handlers = {}
@@ -187,14 +188,14 @@ class Resumable:
         """Print what is left of the run. Returns whether Slurm has queued its
         job again."""
         name = self._signal or "a signal to another rank"
-        print(f"\nEnded by {name} at step {self.trainer.step}.")
+        say(f"Ended by {name} at step {self.trainer.step}.")
         if path:
-            print(f"The same command goes on from there: {path}")
+            say(f"The same command goes on from there: {path}")
         elif older := next(iter(checkpoints.newest_first(self._folder)), None):
-            print(f"The same command goes on from an older one: {older}")
+            say(f"The same command goes on from an older one: {older}")
         else:
-            print("The same command starts this run at step 0.")
-        print("Runs that have ended are in benchopt's cache.", flush=True)
+            say("The same command starts this run at step 0.")
+        say("Runs that have ended are in benchopt's cache.")
         job = os.environ.get("SLURM_JOB_ID")
         if not path or not job or not name.startswith("SIGUSR"):
             return False
@@ -208,8 +209,8 @@ class Resumable:
         return not self.world.rank and time.monotonic() >= self._due
 
     def _save(self, clock):
-        """Write a checkpoint. Where that fails, it costs a warning, and not
-        the run; None is returned."""
+        """Write a checkpoint, and return its path. Where that fails, it costs
+        a warning, and not the run."""
         state = {
             "trainer": self.trainer.state_dict(), "clock": clock,
             "times_resumed": self.times_resumed,
@@ -220,9 +221,8 @@ class Resumable:
             (self._folder / "how.json").write_text(json.dumps(self._how))
             return path
         except (OSError, TypeError) as error:
-            print(f"\nWARNING: no checkpoint at step {self.trainer.step}: "
-                  f"{str(error).rstrip('.')}. Nothing else is affected.")
-            return None
+            say(f"WARNING: no checkpoint at step {self.trainer.step}: "
+                f"{str(error).rstrip('.')}. Nothing else is affected.")
 
     def _check_space(self, state):
         self._folder.mkdir(parents=True, exist_ok=True)
