@@ -158,6 +158,21 @@ def test_soap_in_the_basis_of_the_weights_is_adam(toy):
     ) < 1e-6
 
 
+def test_soap_starts_with_the_first_gradient_that_is_not_zero(toy):
+    """As those of a model are whose head starts at zero, matrix by matrix."""
+    late, prompt = (toy("SOAP") for _ in range(2))
+    for t in range(8):
+        gradients = late.gradients(t)
+        zero = torch.zeros_like(gradients[0])
+        if t >= 3:
+            prompt.step(t - 3, factor=1.0, gradients=gradients)
+        first = gradients[0] if t >= 3 else zero
+        late.step(t, factor=1.0, gradients=[first, *gradients[1:]])
+    one, other = (each.roles["hidden_matrices"] for each in (late, prompt))
+    assert torch.equal(one[0], other[0])
+    assert not torch.equal(one[1], other[1])
+
+
 def test_psgd_that_never_fits_is_momentum(toy):
     """The preconditioner stays the identity; gradients are too small for the
     limit on the size of a step."""
