@@ -24,6 +24,7 @@ from benchmark_utils.models.named import (
 from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.problem import Problem, RunOptions
+from benchmark_utils.progress import say
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate, finite_or_inf
 from benchmark_utils.training.memory import keep_freed_memory
@@ -96,8 +97,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
     test_config = {
         "n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32,
         "batch_size": 4, "sequence_length": 32, "val_tokens": 1024,
-        "eval_every": 2, "num_devices": 1,
-        "dataset": {"name": "Simulated"},
+        "eval_every": 2, "num_devices": 1, "dataset": {"name": "Simulated"},
     }
 
     def __init__(self, **parameters):
@@ -289,7 +289,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         if path and self._world.rank == 0:
             with evaluated() as model:
                 save_weights(model, path)
-            print(f"\nWeights of {report['step']} steps are in {path}")
+            say(f"Weights of {report['step']} steps are in {path}")
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""

@@ -31,9 +31,11 @@ class Plot(BasePlot):
             }]
         drawn = []
         for row in saved.itertuples():
-            low, high = row.low, row.high
+            low, high, opacity = row.low, row.high, 0.5
             if low != low:
+                # A line alone, without an interval's fill, is to be seen.
                 low = high = row.saved
+                opacity = 1.0
             color = self.get_style(row.label)["color"]
             drawn.append({
                 "x": [row.label],
@@ -43,7 +45,7 @@ class Plot(BasePlot):
                 "label": row.label,
                 # Edge and fill have one color: the edge shows where it is
                 # drawn over the fill.
-                "color": (*color[:3], 0.5),
+                "color": (*color[:3], opacity),
             })
         return drawn
 

@@ -37,7 +37,10 @@ class Plot(BasePlot):
         drawn = []
         for label, curve in in_order(curves, names):
             style = self.get_style(label) | {"label": names[label]}
+            marks = traces.some(curve["x"], curve["val_loss"], style)
             if lines == SEEDS:
+                ends = curve.groupby(SEED).tail(1)
+                marks = traces.points(ends["x"], ends["val_loss"], style)
                 curve = _with_gaps(curve)
             trace = traces.line(curve["x"], curve["val_loss"], style)
             if lines != SEEDS and curve["low"].notna().any():
@@ -45,9 +48,7 @@ class Plot(BasePlot):
                     "y_low": curve["low"].tolist(),
                     "y_high": curve["high"].tolist(),
                 }
-            drawn += [
-                trace, traces.some(curve["x"], curve["val_loss"], style)
-            ]
+            drawn += [trace, marks]
         target = evaluations["target"].iloc[0]
         if shows_target(evaluations, near_target=zoom == NEAR):
             drawn.append(traces.line(

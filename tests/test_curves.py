@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_curves import CASES
+from made_curves import CASES, results
 
 from benchmark_utils.results.curves import (
     highest_loss, median_curves, seed_curves, share_reached, shows_target
@@ -159,7 +159,23 @@ def test_steps_saved_are_those_of_the_verdict():
     # The title fits, however many have no ratio.
     title = "Steps saved against Adam, 95 % intervals; no ratio: "
     assert title_of("Adam", saved, without) == title + "SGD"
-    assert title_of("Adam", saved, 9 * ["SOAP lr=0.01"]) == title + "9 others"
+    assert title_of("Adam", saved, 9 * ["SOAP lr=0.01"]) == (
+        title + "9 of the solvers"
+    )
+
+
+def test_a_title_promises_no_interval_where_there_is_none():
+    """One seed has none, and a solver alone has nothing to compare with."""
+    for case, title in [
+        ({"Adam": {"steps": 150}, "Muon": {"steps": 100}},
+         "Steps saved against Adam"),
+        ({"Adam": {"steps": 150}, "SGD": {"steps": 900}},
+         "Steps saved against Adam; no ratio: SGD"),
+        ({"Adam": {"steps": 150}},
+         "Steps saved against Adam: there is no other solver"),
+    ]:
+        found = verdict(runs(problem(results(case, num_seeds=1))))
+        assert title_of(found.baseline, *steps_saved(found)) == title
 
 
 @pytest.mark.parametrize("case, without", [
@@ -170,7 +186,7 @@ def test_nothing_is_saved_against_a_baseline_that_never_got_there(
     saved, missing = steps_saved(verdict(runs(problem(CASES[case]))))
     assert saved.empty and missing == without
     assert title_of("Adam", saved, missing) == (
-        "Steps saved against Adam: none, as not all its seeds got there"
+        "Steps saved against Adam: not all its seeds got there"
     )
 
 

@@ -91,6 +91,31 @@ def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
         assert target["y"] == [frame.objective_target[0]] * 2
 
 
+def test_every_seed_ends_in_a_mark(bench):
+    """So that seeds are told apart, and solvers by more than a color."""
+    data, _ = bench.get_plot_data(CASES["three"], ["validation_loss"])
+    drawn = data["validation_loss"][
+        "validation_loss_steps_near the target_every seed_Simulated"
+    ]["data"]
+    marks = [
+        np.array(trace["x"])[np.isfinite(trace["y"])]
+        for trace in drawn if trace["label"] == "Muon"
+    ][1]
+    muon = CASES["three"][
+        CASES["three"]["solver_name"].str.startswith("Muon")
+    ]
+    assert marks.tolist() == muon.groupby("idx_rep").stop_val.max().tolist()
+
+
+@pytest.mark.parametrize("lengths, columns", [
+    ([5] * 4, 4), ([5] * 6, 3), ([22] * 18, 2), ([70] * 3, 1),
+    ([8] * 6 + [19] * 6 + [22] * 6, 3),
+])
+def test_legends_are_filled_evenly(lengths, columns):
+    labels = ["x" * length for length in lengths]
+    assert figures.legend_columns(labels) == columns
+
+
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_figures_are_whole_at_the_width_of_a_column(
         case, tmp_path, monkeypatch):

@@ -191,7 +191,9 @@ def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
 @pytest.mark.parametrize("arguments, message", [
     (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
     (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
-    (["{folder}/other.parquet"], "these are no results of this benchmark"),
+    (["{folder}/other.parquet"], "other.parquet is not a file of "
+     "results of this benchmark: it lacks 16 of the columns that all have, "
+     "such as dataset."),
     (["{folder}/none.parquet", "--html"], "no file {folder}/none.parquet."),
     (["{folder}"], "{folder} is not a file of results of this benchmark: it "
      "is a folder."),

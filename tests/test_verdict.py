@@ -164,8 +164,8 @@ def test_one_seed_is_called_one_seed():
 def test_one_seed_that_never_gets_there_is_called_one_seed():
     sentence, = verdict_of({"Adam": [None], "Muon": [None]}).sentences
     assert sentence.startswith(
-        "Neither Muon nor Adam reaches 2.5 (0 of 1 seed each within 300 "
-        "steps): steps to it do not compare. With one seed there is no "
+        "Neither Muon nor Adam reaches 2.5 (one seed each within 300 steps): "
+        "steps to it do not compare. With one seed there is no "
         "verdict"
     )
 

@@ -227,7 +227,7 @@ def _speed(table, styles, subtitle):
         axes.plot(line["steps"], line["ms_per_step"], color="0.7", zorder=1)
         axes.annotate(
             f"{seconds:g} s", line[["steps", "ms_per_step"]].iloc[-1],
-            color=GREY, fontsize=6, ha="right", va="bottom", bbox={
+            color=GREY, fontsize=6, ha="center", va="center", bbox={
                 "facecolor": "white", "edgecolor": "none", "pad": 0.3,
             },
         )
@@ -271,9 +271,7 @@ def _finish(figure, axes):
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return _say(figure, axes, "no run reached the target")
-    # As many as fit: in this type, some 74 characters do, and a line with
-    # its marker takes the place of six.
-    columns = max(1, min(4, 74 // (max(map(len, labels)) + 6)))
+    columns = legend_columns(labels)
     rows = -(-len(labels) // columns)
     figure.set_figheight(HEIGHT + ROW * rows)
     figure.legend(
@@ -281,3 +279,16 @@ def _finish(figure, axes):
         frameon=False, columnspacing=1, handlelength=1.5,
     )
     return figure
+
+
+def legend_columns(labels):
+    """The number of a legend's columns: as many of the five or fewer as fit,
+    filled evenly."""
+    for columns in range(min(5, len(labels)), 1, -1):
+        # In this type, a line has some 74 characters, and a line with its
+        # marker takes the place of six. matplotlib splits labels like this.
+        parts = np.array_split(labels, columns)
+        if sum(max(map(len, part)) + 6 for part in parts) <= 74:
+            rows = -(-len(labels) // columns)
+            return -(-len(labels) // rows)
+    return 1

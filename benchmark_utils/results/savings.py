@@ -56,10 +56,13 @@ def title_of(baseline, saved, without):
     because some seed never got there."""
     title = f"Steps saved against {baseline}"
     if saved.empty:
-        return f"{title}: none, as not all its seeds got there"
+        return f"{title}: not all its seeds got there"
+    if len(saved) == 1 and not without:
+        return f"{title}: there is no other solver"
+    title += ", 95 % intervals" if saved["low"].notna().any() else ""
     if without:
         names = ", ".join(without)
         if len(names) > MAX_NAMES:
-            names = f"{len(without)} others"
-        return f"{title}, 95 % intervals; no ratio: {names}"
-    return f"{title}, 95 % intervals"
+            names = f"{len(without)} of the solvers"
+        title += f"; no ratio: {names}"
+    return title

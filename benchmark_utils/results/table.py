@@ -107,8 +107,8 @@ def _renamed(results):
     missing = [name for name in NEEDED if name not in evaluations]
     if missing:
         raise ResultsError(
-            f"these are no results of this benchmark: {len(missing)} of its "
-            f"columns are missing, {missing[0]} for one."
+            f"it lacks {len(missing)} of the columns that all have, such as "
+            f"{missing[0]}."
         )
     if evaluations.empty:
         raise ResultsError("it holds no rows.")

@@ -97,10 +97,12 @@ def reached_by(a, b):
     horizons = [horizon_of(rows) for rows in (a, b)]
     seeds = "seed" if len(a) == 1 else "seeds"
     if horizons[0] == horizons[1]:
-        both = (
-            f"{counts[0]} {seeds} each" if counts[0] == counts[1]
-            else f"{counts[0]} {seeds} against {counts[1]}"
-        )
+        both = f"{counts[0]} {seeds} against {counts[1]}"
+        if counts[0] == counts[1]:
+            # Of one seed each, only those that never get there are counted.
+            both = (
+                "one seed each" if len(a) == 1 else f"{counts[0]} seeds each"
+            )
         return f"{both} within {horizons[0]}"
     return (
         f"{counts[0]} {seeds} within {horizons[0]} against {counts[1]} within "
