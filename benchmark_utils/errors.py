@@ -124,9 +124,18 @@ def explain_misspelt_names():
 
 
 def _print_error(kind, error, trace):
-    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
-    if kind is not ValueError or not found or is_debugging(None):
+    sentence = misspelt(error)
+    if kind is not ValueError or not sentence or is_debugging(None):
         return sys.__excepthook__(kind, error, trace)
+    print(f"Error: {sentence}", file=sys.stderr)
+
+
+def misspelt(error):
+    """A sentence about benchopt's error of a parameter that there isn't; None
+    if the error is another one."""
+    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
+    if not found:
+        return None
     unknown, component = found.groups()
     names = re.findall("^- (.*)$", str(error), re.M)
     close = [
@@ -136,8 +145,7 @@ def _print_error(kind, error, trace):
     hint = f"Do you mean {', '.join(close)}?" if close else (
         f"It has {', '.join(names)}."
     )
-    print(f"Error: {component} has no parameter {unknown}. {hint}",
-          file=sys.stderr)
+    return f"{component} has no parameter {unknown}. {hint}"
 
 
 def is_ours(error):

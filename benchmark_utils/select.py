@@ -15,10 +15,17 @@ A solver that the configuration hasn't, such as a file of yours, gets the
 horizon and the schedule that all solvers there have in common.
 """
 import argparse
+import difflib
 import sys
 from pathlib import Path
 
+import click
 import yaml
+from benchopt.benchmark import Benchmark
+
+from benchmark_utils.errors import misspelt
+
+ROOT = Path(__file__).resolve().parents[1]
 
 OPENING, CLOSING = "[({", "])}"
 # What every solver has: horizon and schedule.
@@ -109,10 +116,14 @@ def select(config, chosen=(), objective=""):
             if known.lower() == name.lower()
         ]
         if not (found or changed or Path(name).is_file()):
-            known = ", ".join(dict.fromkeys(name for name, _ in entries))
+            known = list(dict.fromkeys(name for name, _ in entries))
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"Do you mean {close[0]}?" if close else (
+                "Another solver is added by its file, such as solvers/lion.py."
+            )
             raise ValueError(
                 f"{name} is no solver of the configuration, which has "
-                f"{known}, and no file."
+                f"{', '.join(known)}, and no file. {hint}"
             )
         solvers += found or [joined(name, common | changed)]
     selected = dict(config)
@@ -125,6 +136,24 @@ def select(config, chosen=(), objective=""):
             map(split, config.get("objective", ["nanoGPT"]))
         ))
     return selected
+
+
+def check(config):
+    """Refuse solvers and settings that ``benchopt run`` would refuse.
+
+    Raises
+    ------
+    ValueError
+    """
+    benchmark = Benchmark(ROOT)
+    try:
+        benchmark.check_objective_filters(config.get("objective", []))
+        benchmark.check_solver_patterns(config.get("solver", []))
+    except click.BadParameter as error:
+        message = error.message.replace(":\n- ", ": ").replace("\n- ", ", ")
+        raise ValueError(message.replace("\n", " ")) from None
+    except ValueError as error:
+        raise ValueError(misspelt(error) or error) from None
 
 
 def main():
@@ -152,6 +181,7 @@ def main():
         if not isinstance(config, dict):
             raise ValueError(f"{options.config} is no run configuration.")
         config = select(config, options.solver, options.objective)
+        check(config)
         text = yaml.safe_dump(config, sort_keys=False, width=1000)
         if options.output is None:
             sys.stdout.write(text)

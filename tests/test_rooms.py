@@ -18,7 +18,6 @@ BELOW = {
     "training": {"data", "models", "optimizers", "device"},
     "errors": set(),
     "report": {"results"},
-    "select": set(),
     "threads": set(),
     "parameters": {"data", "models", "training"},
     "problem": {"data", "training", "machine"},
@@ -26,7 +25,7 @@ BELOW = {
 # On the top floor everything below can be used, and benchopt.
 TOP = {
     "solver", "stopping", "cache_key", "resume", "progress", "checked",
-    "followers", "places", "settings", "matrix_solver",
+    "followers", "places", "settings", "matrix_solver", "select",
 }
 # Without torch: results can be read where nothing is trained.
 LIGHT = {"results", "report", "errors"}

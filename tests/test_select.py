@@ -69,8 +69,10 @@ def test_settings_of_the_objective_replace_those_of_their_name():
 
 
 def test_a_name_that_is_nowhere_is_refused():
-    with pytest.raises(ValueError, match="Moun is no solver .* AdamW, Muon"):
+    with pytest.raises(ValueError, match="Moun is no .* Do you mean Muon?"):
         select(CONFIG, ["Moun"])
+    with pytest.raises(ValueError, match="AdamW, Muon, and no file. Another"):
+        select(CONFIG, ["SOAP"])
 
 
 @pytest.mark.parametrize("config", ["quickstart", "smoke"])
@@ -95,6 +97,15 @@ def test_what_it_prints_runs(config, tmp_path, bench):
     (["{folder}/mine.yml", "AdamW[0.1]"], "'0.1' is not written as name="),
     (["{folder}/mine.yml", "AdamW[a=1"], "AdamW[a=1 has no closing bracket."),
     (["{folder}/mine.yml", "-o", "csv", "AdamW"], "'csv' is not written as"),
+    (["{folder}/mine.yml", "-o", "devise=cpu"],
+     "nanoGPT has no parameter 'devise'. Do you mean device?"),
+    (["{folder}/mine.yml", "-o", "device=gpu"], "device='gpu' must be auto,"),
+    (["{folder}/mine.yml", "AdamW[learnin_rate=1]"],
+     "AdamW has no parameter 'learnin_rate'. Do you mean learning_rate?"),
+    (["{folder}/mine.yml", "Adw[learning_rate=1]"],
+     "Patterns ['Adw'] did not match any solver. Available solvers are: Ad"),
+    (["{folder}/mine.yml", "{folder}/no.py[num_steps=9]"],
+     "Could not find file: {folder}/no.py"),
     (["{folder}/mine.yml", "--output", "{folder}/list.yml"],
      "list.yml is there already: remove it, or choose another name."),
 ])
@@ -109,5 +120,5 @@ def test_errors_are_one_sentence(
         main()
     usage, *_, last = capsys.readouterr().err.splitlines()
     assert usage.startswith("usage: python -m benchmark_utils.select ")
-    assert message in last
+    assert message.format(folder=tmp_path) in last
     assert (tmp_path / "list.yml").read_text() == "- 1"

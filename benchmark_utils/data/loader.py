@@ -30,8 +30,9 @@ READ_AHEAD = 3
 # What may be behind sizes that don't fit.
 DEFAULTS = (
     "(A problem or solver on the command line has its own defaults, not a "
-    "configuration's: see python -m benchmark_utils.select. A small problem "
-    "as a whole: benchopt run . --config configs/quickstart.yml.)"
+    "configuration's. This keeps what it doesn't name: python -m "
+    "benchmark_utils.select CONFIG AdamW -o device=cuda. A small problem as a "
+    "whole: benchopt run . --config configs/quickstart.yml.)"
 )
 
 
