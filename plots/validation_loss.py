@@ -37,8 +37,9 @@ class Plot(BasePlot):
         drawn = []
         for label, curve in in_order(curves, names):
             style = self.get_style(label) | {"label": names[label]}
-            marks = traces.some(curve["x"], curve["val_loss"], style)
-            if lines == SEEDS:
+            if lines != SEEDS:
+                marks = traces.some(curve["x"], curve["val_loss"], style)
+            else:
                 ends = curve.groupby(SEED).tail(1)
                 marks = traces.points(ends["x"], ends["val_loss"], style)
                 curve = _with_gaps(curve)

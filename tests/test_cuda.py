@@ -21,8 +21,8 @@ pytestmark = [
     ),
 ]
 
-# What waits for the device in steps, which docs/performance.rst says: Adafactor
-# in each, SOAP in the first ones.
+# What waits for the device in steps, which docs/performance.rst says:
+# Adafactor in each, SOAP in the first ones.
 WAITS_IN_A_STEP = {"Adafactor", "SOAP"}
 
 
