@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 
@@ -18,19 +17,19 @@ from benchopt.config import get_data_path
 
 from benchmark_utils.device import dtype_name
 from benchmark_utils.progress import say
+from benchmark_utils.requeue import EARLY_SIGNALS, queue_again
 from benchmark_utils.training import checkpoints
 
 # With "auto": seconds between two checkpoints, unless writing one takes more
 # than this share of them.
 AUTO_SECONDS = 600
 MAX_SHARE = 0.01
-# Ctrl-C, kill, a terminal that is closed, and what Slurm can be asked to send
-# ahead of a time limit. Windows has the first two.
+# Ctrl-C, kill and a terminal that is closed, which Windows doesn't have, and
+# Slurm's.
 SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if hasattr(signal, name)
-]
+] + EARLY_SIGNALS
 
 
 class Resumable:
@@ -68,7 +67,7 @@ class Resumable:
         self._due = time.monotonic() + self._seconds
 
     def _resume(self):
-        # Rank 0 says which checkpoint, and all ranks read it.
+        # Rank 0 says which, and all ranks read it.
         for path in self.world.from_rank_0(
             list(checkpoints.newest_first(self._folder))
         ):
@@ -124,17 +123,16 @@ class Resumable:
     def _restore_handlers(self):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._handlers = {}
 
     def _note(self, number, frame):
         """Handle a signal: the run ends after the step that is under way, with
         a checkpoint. A second signal has its usual effect, at once."""
-        self._signal = signal.Signals(number).name
+        self._signal = signal.Signals(number)
         self._restore_handlers()
         # Not printed: a signal may come in the middle of a print.
         with contextlib.suppress(OSError):
             os.write(1, (
-                f"\n{self._signal}: the run ends after this step, with a "
+                f"\n{self._signal.name}: the run ends after this step, with a "
                 "checkpoint. A second signal, such as Ctrl-C, ends it at once,"
                 " without one.\n"
             ).encode())
@@ -152,13 +150,16 @@ class Resumable:
         if not self.is_on:
             return
         wanted = self.world.maximum(
-            2 if self._signal else int(self._is_due())
+            2 + SIGNALS.index(self._signal) if self._signal
+            else int(self._is_due())
         )
         if not wanted:
             return
+        # Whichever rank it came to, all end by it.
+        signaled = SIGNALS[wanted - 2] if wanted > 1 else None
         if self.trainer.step == 0:
             # There is nothing to keep.
-            self._end(None)
+            self._end(signaled, None)
         path = None
         if self.world.rank:
             # Rank 0 has the clock, and writes.
@@ -172,23 +173,22 @@ class Resumable:
                 self._seconds, seconds / MAX_SHARE
             )
             set_clock(self.callback, clock)
-        if wanted == 2:
-            self._end(path)
+        if signaled:
+            self._end(signaled, path)
 
-    def _end(self, path):
+    def _end(self, signaled, path):
         """End all ranks, once rank 0 has said how the run goes on."""
         if self.world.from_rank_0(
-            self.world.rank == 0 and self._goes_on_by_itself(path)
+            self.world.rank == 0 and self._goes_on_by_itself(signaled, path)
         ):
             # A job that is to start again must leave no result behind.
             os._exit(1)
         raise KeyboardInterrupt
 
-    def _goes_on_by_itself(self, path):
+    def _goes_on_by_itself(self, signaled, path):
         """Print what is left of the run. Returns whether Slurm has queued its
         job again."""
-        name = self._signal or "a signal to another rank"
-        say(f"Ended by {name} at step {self.trainer.step}.")
+        say(f"Ended by {signaled.name} at step {self.trainer.step}.")
         if path:
             say(f"The same command goes on from there: {path}")
         elif older := next(iter(checkpoints.newest_first(self._folder)), None):
@@ -196,17 +196,18 @@ class Resumable:
         else:
             say("The same command starts this run at step 0.")
         say("Runs that have ended are in benchopt's cache.")
-        job = os.environ.get("SLURM_JOB_ID")
-        if not path or not job or not name.startswith("SIGUSR"):
-            return False
-        return subprocess.run(["scontrol", "requeue", job]).returncode == 0
+        return bool(path) and queue_again(
+            signaled, self._handlers.get(signaled)
+        )
 
     def _is_due(self):
         step = self.trainer.step
         if isinstance(self.every, int):
             # All ranks agree anyway.
             return step > 0 and step % self.every == 0
-        return not self.world.rank and time.monotonic() >= self._due
+        return step > 0 and not self.world.rank and (
+            time.monotonic() >= self._due
+        )
 
     def _save(self, clock):
         """Write a checkpoint, and return its path. Where that fails, it costs
@@ -229,10 +230,8 @@ class Resumable:
         needed = checkpoints.size(state)
         free = shutil.disk_usage(self._folder).free
         if free < needed:
-            raise OSError(
-                f"it needs {needed / 2**20:.0f} MiB, and {self._folder} has "
-                f"{free / 2**20:.0f}."
-            )
+            raise OSError(f"it needs {needed / 2**20:.0f} MiB, and "
+                          f"{self._folder} has {free / 2**20:.0f}.")
 
     def finish(self):
         """Remove the checkpoints of a run that is complete."""

@@ -458,7 +458,9 @@ def run_on_slurm(slurm, solvers, num_devices=2):
     """A clone's run under configs/slurm.yml, with a task on each of two
     nodes: what it prints, and the logs of the tasks by name."""
     config = yaml.safe_load((ROOT / "configs" / "slurm.yml").read_text())
-    config |= {"slurm_nodes": 2, "slurm_ntasks_per_node": 1}
+    config |= {
+        "slurm_nodes": 2, "slurm_ntasks_per_node": 1, "timeout_min": 1,
+    }
     (slurm / "slurm.yml").write_text(yaml.safe_dump(config))
     arguments = command(
         solvers, {"num_devices": num_devices}, "--parallel-config",
@@ -512,17 +514,25 @@ def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
 
 
 @pytest.mark.slow
-def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(slurm, run):
-    """The command waits for the job that goes on."""
+@pytest.mark.parametrize("ranks", [[0, 1], [1]])
+def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
+        slurm, run, ranks):
+    """By submitit itself, whichever ranks the signal came to; the command
+    waits for the job that goes on."""
+    import submitit
+
+    job = slurm / "clone" / "benchopt_run"
+
     def end_time():
-        logs = slurm / "clone" / "benchopt_run"
         while not any(
-            ", val_loss " in log.read_text() for log in logs.glob("*.out")
+            ", val_loss " in log.read_text() for log in job.glob("*.out")
         ):
             time.sleep(0.05)
         for task in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if str(logs) in task.cmdline():
+                if str(job) in task.cmdline() and (
+                    int(task.environ().get("SLURM_PROCID", -1)) in ranks
+                ):
                     task.send_signal(signal.SIGUSR2)
 
     threading.Thread(target=end_time, daemon=True).start()
@@ -537,3 +547,8 @@ def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(slurm, run):
     for log in logs.values():
         assert "Continues from step" in log
         assert "Mind these runs" not in log
+    assert any("Calling checkpoint method" in log for log in logs.values())
+    # Limits of time aren't counted: as many as it takes.
+    submitted, = job.glob("*_submitted.pkl")
+    submission = submitit.helpers.DelayedSubmission.load(submitted)
+    assert submission._timeout_countdown == 3

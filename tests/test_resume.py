@@ -1,4 +1,5 @@
 """A killed run goes on, and its results are those of one never killed."""
+import functools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import torch
 from benchmark_utils import resume
 from benchmark_utils.models.named import make_model
 from benchmark_utils.models.weights import save_weights
+from benchmark_utils.requeue import queue_again
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, tiny_runs
@@ -360,6 +362,23 @@ def test_a_slurm_job_that_is_signalled_is_queued_again(tmp_path, unbroken):
     code, output = again.run()
     assert code == 0 and "Continues from step 11" in output, output
     assert again.rows() == unbroken
+
+
+def test_a_slurm_that_refuses_to_queue_a_job_again_is_heard(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ask = functools.partial(queue_again, signal.SIGUSR1, signal.SIG_DFL)
+    assert not ask() and "has not queued the job again" in capsys.readouterr(
+    ).out
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nexit 1\n")
+    scontrol.chmod(0o755)
+    assert not ask() and "returned non-zero exit status 1" in (
+        capsys.readouterr().out
+    )
+    scontrol.write_text("#!/bin/sh\n")
+    assert ask() and not capsys.readouterr().out
 
 
 @pytest.mark.slow
