@@ -24,7 +24,7 @@ from benchmark_utils.models.named import (
 from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.places import check_launcher, choose_world
 from benchmark_utils.problem import Problem, RunOptions
-from benchmark_utils.progress import say
+from benchmark_utils.progress import only_warned, say
 from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate, finite_or_inf
 from benchmark_utils.training.memory import keep_freed_memory
@@ -58,11 +58,11 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         "context_length": [None], "vocab_multiple": [None],
         "embedding_dtype": [None], "embedding_norm": [None],
         "positions": [None], "norm": [None], "norm_gain": [None],
-        "norm_eps": [None],
-        "qk_norm": [None], "fused_qkv": [None], "attention_scale": [None],
-        "damped_attention": [None], "activation": [None], "bias": [None],
-        "tied_head": [None], "head_bias": [None], "logit_cap": [None],
-        "initialisation": [None], "loss_gradient": [None],
+        "norm_eps": [None], "qk_norm": [None], "fused_qkv": [None],
+        "attention_scale": [None], "damped_attention": [None],
+        "activation": [None], "bias": [None], "tied_head": [None],
+        "head_bias": [None], "logit_cap": [None], "initialisation": [None],
+        "loss_gradient": [None],
         # One step: batch_size rows of sequence_length tokens, over all ranks.
         # None is the model's context_length.
         "batch_size": [512], "sequence_length": [None],
@@ -79,19 +79,15 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         "device": ["auto"],
         # Of this kind, on one node or in a Slurm job: docs/several_devices.rst
         "num_devices": ["auto"],
-        "dtype": ["auto"],
-        "micro_batch_size": ["auto"],
-        "compile": ["auto"],
-        # Steps between checkpoints, or minutes as in "5min"; "auto" is about
-        # ten minutes, 0 is off. A run continues from its own.
+        "dtype": ["auto"], "micro_batch_size": ["auto"], "compile": ["auto"],
+        # Steps between checkpoints, or minutes as in "5min"; 0 is off.
         "checkpoint_every": ["auto"], "resume": [True],
         # A safetensors file that every run starts from; None is the model's
         # own initialisation, by the seed.
         "initial_weights": [None],
-        # Whether the weights of a finished run are kept, beside its results.
-        "save_weights": [False],
-        # "csv" writes a row per evaluation to a file, beside the results.
-        "log": [None],
+        # Beside the results: whether a finished run's weights are kept, and
+        # "csv", a row per evaluation.
+        "save_weights": [False], "log": [None],
     }
 
     test_config = {
@@ -230,7 +226,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
             load_weights(model, self.initial_weights)
         return model.to(device)
 
-    def evaluate_result(self, evaluated, report):
+    def evaluate_result(self, evaluated, report, discard_checkpoints=None):
         """Evaluate a model, and say all that a report needs.
 
         Parameters
@@ -239,6 +235,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
             Within the context, the model has the weights to evaluate.
         report : dict
             What the solver says of its run: see ``TrainingSolver.get_result``.
+        discard_checkpoints : callable
+            Not called here.
 
         Returns
         -------
@@ -283,13 +281,15 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         """A file of this run, beside its results; None if it isn't wanted."""
         return self.get_run_output_path() / name if is_wanted else None
 
-    def save_final_results(self, evaluated, report):
-        """Keep the weights that were evaluated last, if asked for."""
+    def save_final_results(self, evaluated, report, discard_checkpoints):
+        """Keep the weights that were evaluated last, if asked for; benchopt
+        keeps the curve next."""
         path = self._output(self.save_weights, WEIGHTS)
         if path and self._world.rank == 0:
-            with evaluated() as model:
+            with only_warned("no weights are saved"), evaluated() as model:
                 save_weights(model, path)
-            say(f"Weights of {report['step']} steps are in {path}")
+                say(f"Weights of {report['step']} steps are in {path}")
+        discard_checkpoints()
 
     def get_one_result(self):
         """An untrained model, for benchopt's own tests."""

@@ -4,6 +4,7 @@ On a terminal it is a bar, elsewhere a line per evaluation. The file, if one is
 asked for, has a row per evaluation, written while the run trains: what is to
 be followed live, or loaded into another tool, is read from there.
 """
+import contextlib
 import csv
 import functools
 import sys
@@ -119,8 +120,21 @@ def in_words(seconds):
 
 def say(message):
     """Print a line about a run, above the bar if there is one."""
-    tqdm.write(message)
-    sys.stdout.flush()
+    # Ctrl-C also ends a program that the lines are piped into, and that must
+    # not be the end of the run, which has a checkpoint to write.
+    with contextlib.suppress(BrokenPipeError):
+        tqdm.write(message)
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def only_warned(what):
+    """A context in which something can fail at the cost of a warning."""
+    try:
+        yield
+    except (OSError, TypeError) as error:
+        say(f"WARNING: {what}: {str(error).rstrip('.')}. Nothing else is "
+            "affected.")
 
 
 @functools.cache

@@ -9,27 +9,19 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 
 from benchopt.config import get_data_path
 
+from benchmark_utils import signals
 from benchmark_utils.device import dtype_name
-from benchmark_utils.progress import say
-from benchmark_utils.requeue import EARLY_SIGNALS, queue_again
+from benchmark_utils.progress import only_warned, say
 from benchmark_utils.training import checkpoints
 
 # With "auto": seconds between two checkpoints, unless writing one takes more
 # than this share of them.
 AUTO_SECONDS = 600
 MAX_SHARE = 0.01
-# Ctrl-C, kill and a terminal that is closed, which Windows doesn't have, and
-# Slurm's.
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
-] + EARLY_SIGNALS
 
 
 class Resumable:
@@ -47,13 +39,15 @@ class Resumable:
         Whether to look for a checkpoint.
     """
 
+    # Whether this process has kept anything, of this run or of one before.
+    has_progress = False
+
     def __init__(self, solver, callback, every, resume):
         self.trainer, self.callback = solver.trainer, callback
         self.world = solver.world
-        self.every = every
+        self.every, self._resumes = every, resume
         self.is_on = every != 0
         self.times_resumed = 0
-        self._signal = None
         self._seconds = AUTO_SECONDS
         if isinstance(every, str) and every != "auto":
             self._seconds = 60 * float(every.removesuffix("min"))
@@ -107,35 +101,12 @@ class Resumable:
                 "step 0.")
 
     def __enter__(self):
-        self._handlers = {}
-        if self.is_on and (
-            threading.current_thread() is threading.main_thread()
-        ):
-            for number in SIGNALS:
-                # nohup, say, has one ignored.
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._note)
+        if self.is_on:
+            signals.take(signals.ALL)
         return self
 
     def __exit__(self, *error):
-        self._restore_handlers()
-
-    def _restore_handlers(self):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        """Handle a signal: the run ends after the step that is under way, with
-        a checkpoint. A second signal has its usual effect, at once."""
-        self._signal = signal.Signals(number)
-        self._restore_handlers()
-        # Not printed: a signal may come in the middle of a print.
-        with contextlib.suppress(OSError):
-            os.write(1, (
-                f"\n{self._signal.name}: the run ends after this step, with a "
-                "checkpoint. A second signal, such as Ctrl-C, ends it at once,"
-                " without one.\n"
-            ).encode())
+        signals.give_back(signals.ENDING)
 
     def before_callback(self):
         """Write a checkpoint if one is due. benchopt's clock stands still
@@ -149,55 +120,59 @@ class Resumable:
         """
         if not self.is_on:
             return
+        noted = signals.noted()
         wanted = self.world.maximum(
-            2 + SIGNALS.index(self._signal) if self._signal
-            else int(self._is_due())
+            2 + signals.ALL.index(noted) if noted else int(self._is_due())
         )
         if not wanted:
             return
         # Whichever rank it came to, all end by it.
-        signaled = SIGNALS[wanted - 2] if wanted > 1 else None
+        signaled = signals.ALL[wanted - 2] if wanted > 1 else None
         if self.trainer.step == 0:
             # There is nothing to keep.
-            self._end(signaled, None)
-        path = None
+            self._end(signaled)
         if self.world.rank:
             # Rank 0 has the clock, and writes.
             self.trainer.state_dict()
         else:
             clock = get_clock(self.callback)
             start = time.monotonic()
-            path = self._save(clock)
+            self._save(clock)
             seconds = time.monotonic() - start
             self._due = time.monotonic() + max(
                 self._seconds, seconds / MAX_SHARE
             )
             set_clock(self.callback, clock)
         if signaled:
-            self._end(signaled, path)
+            self._end(signaled)
 
-    def _end(self, signaled, path):
+    def _end(self, signaled):
         """End all ranks, once rank 0 has said how the run goes on."""
         if self.world.from_rank_0(
-            self.world.rank == 0 and self._goes_on_by_itself(signaled, path)
+            self.world.rank == 0 and self._goes_on_by_itself(signaled)
         ):
             # A job that is to start again must leave no result behind.
             os._exit(1)
+        # Another command of the same process starts afresh.
+        signals.forget()
         raise KeyboardInterrupt
 
-    def _goes_on_by_itself(self, signaled, path):
+    def _goes_on_by_itself(self, signaled):
         """Print what is left of the run. Returns whether Slurm has queued its
         job again."""
         say(f"Ended by {signaled.name} at step {self.trainer.step}.")
-        if path:
+        path = next(iter(checkpoints.newest_first(self._folder)), None)
+        if path and self._resumes:
             say(f"The same command goes on from there: {path}")
-        elif older := next(iter(checkpoints.newest_first(self._folder)), None):
-            say(f"The same command goes on from an older one: {older}")
+        elif path:
+            say("The same command starts this run at step 0, because of "
+                f"resume=False. Without that, it goes on from {path}")
         else:
             say("The same command starts this run at step 0.")
         say("Runs that have ended are in benchopt's cache.")
-        return bool(path) and queue_again(
-            signaled, self._handlers.get(signaled)
+        # Without progress, a job might be queued again for ever.
+        return self._resumes and Resumable.has_progress and (
+            signals.queue_again(signaled)
         )
 
     def _is_due(self):
@@ -210,20 +185,17 @@ class Resumable:
         )
 
     def _save(self, clock):
-        """Write a checkpoint, and return its path. Where that fails, it costs
-        a warning, and not the run."""
+        """Write a checkpoint. Where that fails, it costs a warning, and not
+        the run."""
         state = {
             "trainer": self.trainer.state_dict(), "clock": clock,
             "times_resumed": self.times_resumed,
         }
-        try:
+        with only_warned(f"no checkpoint at step {self.trainer.step}"):
             self._check_space(state)
-            path = checkpoints.save(self._folder, self.trainer.step, state)
+            checkpoints.save(self._folder, self.trainer.step, state)
             (self._folder / "how.json").write_text(json.dumps(self._how))
-            return path
-        except (OSError, TypeError) as error:
-            say(f"WARNING: no checkpoint at step {self.trainer.step}: "
-                f"{str(error).rstrip('.')}. Nothing else is affected.")
+            Resumable.has_progress = True
 
     def _check_space(self, state):
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -233,8 +205,9 @@ class Resumable:
             raise OSError(f"it needs {needed / 2**20:.0f} MiB, and "
                           f"{self._folder} has {free / 2**20:.0f}.")
 
-    def finish(self):
+    def discard(self):
         """Remove the checkpoints of a run that is complete."""
+        Resumable.has_progress = True
         if not self.is_on or self.world.rank:
             return
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -294,6 +267,5 @@ def set_clock(callback, clock):
     callback.time_iter = clock["seconds"]
     callback.it = clock["calls"]
     callback.next_stopval = clock["next_evaluation"]
-    callback._last_it_log = clock["rows"][-1]["stop_val"]
     callback.stopping_criterion.n_eval = len(clock["rows"])
     callback.time_callback = time.perf_counter()

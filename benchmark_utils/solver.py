@@ -8,6 +8,7 @@ import functools
 
 from benchopt import BaseSolver
 
+from benchmark_utils import signals
 from benchmark_utils.cache_key import Keyed, code_hash, versions
 from benchmark_utils.checked import CheckedParameters
 from benchmark_utils.device import synchronize
@@ -111,6 +112,9 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         )
         # Reads the shards.
         loader.check_horizon(self.num_steps)
+        if options.checkpoint_every:
+            # One that comes before the first step counts, too.
+            signals.take(signals.EARLY)
         self._make_model, self._options = problem.make_model, options
         self.machine, self.world = problem.machine, problem.world
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
@@ -175,7 +179,6 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                     break
                 trainer.train_step(*next(batches))
                 self.progress.step()
-        self._resumable.finish()
         self.gathering.part()
 
     def get_result(self):
@@ -187,6 +190,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         memory = peak_memory(self.machine.device)
         return dict(
             evaluated=trainer.evaluated,
+            discard_checkpoints=self._resumable.discard,
             report=dict(
                 step=trainer.step,
                 num_steps=self.num_steps,

@@ -57,12 +57,15 @@ class Runs:
         Of checkpoints and results.
     solver : str
     num_steps : int
+    repetitions : int
     environment : dict
         Variables that the runs see, beside this process's own.
     """
 
-    def __init__(self, folder, solver="AdamW", num_steps=24, **environment):
+    def __init__(self, folder, solver="AdamW", num_steps=24, repetitions=1,
+                 **environment):
         self.solver, self.num_steps = solver, num_steps
+        self.repetitions = repetitions
         self.folder, self.results = folder, folder / "results.parquet"
         self.environment = environment | {
             "BENCHOPT_DATA_HOME": str(folder / "data")
@@ -77,7 +80,7 @@ class Runs:
         # So named, it is as if it had been started from a terminal.
         process = processes.Process(name="MainProcess", target=run_once, args=(
             self._output.name, self.environment, self.solver, self.num_steps,
-            str(self.results), *when,
+            self.repetitions, str(self.results), *when,
         ))
         # What these processes are copies of is one of its own, and knows only
         # the environment.
@@ -116,7 +119,8 @@ class Runs:
         return list((self.folder / "data" / "checkpoints").rglob("*"))
 
 
-def run_once(output, environment, solver, num_steps, results, *when):
+def run_once(
+        output, environment, solver, num_steps, repetitions, results, *when):
     """One run, in this process."""
     file = os.open(output, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
@@ -135,7 +139,8 @@ def run_once(output, environment, solver, num_steps, results, *when):
         str(ROOT), "-d", selector("Simulated", TINY_DATASET),
         "-o", selector("nanoGPT", TINY_OBJECTIVE | {"checkpoint_every": 3}),
         "-s", selector(solver, TINY_SOLVER | {"num_steps": num_steps}),
-        "--no-timeout", "--max-runs", "10000", "--no-cache", "--no-plot",
+        "-r", str(repetitions), "--no-timeout", "--max-runs", "10000",
+        "--no-cache", "--no-plot",
         "--output", results,
     ])
 

@@ -514,11 +514,13 @@ def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [[0, 1], [1]])
+@pytest.mark.parametrize("ranks, others", [
+    ([0, 1], []), ([1], [selector("SGD", TINY_SOLVER)]),
+])
 def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
-        slurm, run, ranks):
+        slurm, run, ranks, others):
     """By submitit itself, whichever ranks the signal came to; the command
-    waits for the job that goes on."""
+    waits for the job that goes on, and for the others."""
     import submitit
 
     job = slurm / "clone" / "benchopt_run"
@@ -537,18 +539,21 @@ def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
 
     threading.Thread(target=end_time, daemon=True).start()
     solver = {"num_steps": 200}
-    output, logs = run_on_slurm(slurm, [selector(
-        "AdamW", TINY_SOLVER | solver
-    )])
+    output, logs = run_on_slurm(slurm, [
+        selector("AdamW", TINY_SOLVER | solver), *others
+    ])
     frame = read_results(slurm / "out.parquet")
-    assert frame.objective_times_resumed.iloc[-1] == 1, output
+    assert frame.solver_name.nunique() == 1 + len(others), output
+    frame = frame[frame.solver_name.str.startswith("AdamW")]
+    assert frame.objective_times_resumed.iloc[-1] == 1
     whole = run({"AdamW": solver}, {"num_devices": 2}, {"repeat": True})
     assert frame.objective_value.tolist() == whole.value.tolist()
-    for log in logs.values():
-        assert "Continues from step" in log
-        assert "Mind these runs" not in log
-    assert any("Calling checkpoint method" in log for log in logs.values())
+    both = [log for log in logs.values() if "Continues from step" in log]
+    assert len(both) == 2
+    assert sum("Calling checkpoint method" in log for log in both) == 1
+    assert not any("Mind these runs" in log for log in logs.values())
     # Limits of time aren't counted: as many as it takes.
-    submitted, = job.glob("*_submitted.pkl")
+    submitted = next(job.glob("*0_submitted.pkl"))
     submission = submitit.helpers.DelayedSubmission.load(submitted)
-    assert submission._timeout_countdown == 3
+    assert submission._timeout_countdown == 0
+    assert "#SBATCH --requeue\n" in next(job.glob("*.sh")).read_text()

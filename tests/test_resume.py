@@ -1,5 +1,4 @@
 """A killed run goes on, and its results are those of one never killed."""
-import functools
 import os
 import re
 import shutil
@@ -10,11 +9,13 @@ import sys
 import joblib
 import pytest
 import torch
+from benchopt.benchmark import Benchmark
+from safetensors import SafetensorError
 
-from benchmark_utils import resume
+from benchmark_utils import followers, resume
 from benchmark_utils.models.named import make_model
+from benchmark_utils.models import weights
 from benchmark_utils.models.weights import save_weights
-from benchmark_utils.requeue import queue_again
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 from conftest import ROOT, tiny_runs
@@ -84,7 +85,7 @@ def test_every_solver_goes_on_to_the_bit(
 
 
 def test_repetitions_and_other_settings_have_their_own(
-        run, interrupt, folder, capsys):
+        run, interrupt, folder, capsys, monkeypatch):
     interrupt(8)
     with pytest.raises(RuntimeError):
         run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
@@ -93,6 +94,9 @@ def test_repetitions_and_other_settings_have_their_own(
     capsys.readouterr()
     # Neither another rate, nor another seed, nor another problem.
     run({"AdamW": {"learning_rate": 0.02}}, EVERY_3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Benchmark, "seed", 3)
+        run({"AdamW": {}}, EVERY_3)
     run({"AdamW": {}}, EVERY_3 | {"batch_size": 8})
     run({"AdamW": {}}, EVERY_3, dataset={"margin": 0.2})
     assert "Continues" not in capsys.readouterr().out
@@ -177,6 +181,73 @@ def test_a_damaged_one_is_refused_and_the_one_before_taken(
     assert f"WARNING: {path.parent}" in output and "not used" in output
     assert "Continues from step 3" in output
     assert measured(resumed) == whole
+
+
+def test_of_two_it_is_the_one_written_last(
+        run, whole, interrupt, folder, capsys):
+    """Whether those of later steps are damaged, or of a run that was not
+    resumed."""
+    interrupt(9)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3)
+    for path in folder.glob("*/*/step_*/state.json"):
+        path.write_text("{}")
+    for resume_it, step in [(True, 8), (False, 5), (False, 8)]:
+        interrupt(step)
+        with pytest.raises(RuntimeError):
+            run(objective=EVERY_3 | {"resume": resume_it})
+        interrupt(step + 1)
+        capsys.readouterr()
+        with pytest.raises(RuntimeError):
+            run(objective=EVERY_3)
+        newest = step - step % 3
+        assert f"Continues from step {newest}," in capsys.readouterr().out
+    # The folder that was in place of the new one is gone.
+    assert not list(folder.rglob("replaced"))
+    interrupt(None)
+    assert measured(run(objective=EVERY_3)) == whole
+
+
+def test_a_limit_of_evaluations_counts_those_before(
+        run, interrupt, folder, capsys):
+    unbroken = run(max_runs=2)
+    interrupt(8)
+    with pytest.raises(RuntimeError):
+        run(objective=EVERY_3, max_runs=2)
+    interrupt(None)
+    capsys.readouterr()
+    resumed = run(objective=EVERY_3, max_runs=2)
+    assert "Continues from step 6" in capsys.readouterr().out
+    assert measured(resumed) == measured(unbroken)
+    assert resumed.stop_reason.iloc[-1] == "max_runs"
+
+
+def test_checkpoints_stay_until_the_whole_curve_is_benchopts(
+        run, whole, folder, capsys, monkeypatch):
+    def part(gathering):
+        raise Interrupted("after the last step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(followers.Gathering, "part", part)
+        with pytest.raises(RuntimeError):
+            run(objective=EVERY_3)
+    capsys.readouterr()
+    resumed = run(objective=EVERY_3)
+    assert "Continues from step" in capsys.readouterr().out
+    assert measured(resumed) == whole and not list(folder.glob("*"))
+
+
+def test_weights_that_can_not_be_saved_cost_a_warning(
+        run, whole, folder, capsys, monkeypatch):
+    def full(tensors, path):
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    frame = run(objective={"save_weights": True})
+    assert "WARNING: no weights are saved: I/O error: No space" in (
+        capsys.readouterr().out
+    )
+    assert measured(frame) == whole
 
 
 def test_one_of_other_code_is_refused_and_left_alone(
@@ -345,40 +416,44 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
 
 
 @pytest.mark.slow
-def test_a_slurm_job_that_is_signalled_is_queued_again(tmp_path, unbroken):
+@pytest.mark.parametrize("repetitions, step, ended, is_queued", [
+    # In the eleventh step; in the warm-up, with nothing to go on from; and
+    # before the first step of the second repetition.
+    (1, 14, 11, True), (1, 2, 0, False), (2, 28, 0, True),
+])
+def test_a_slurm_job_that_is_signalled_is_queued_again(
+        tmp_path, unbroken, repetitions, step, ended, is_queued):
     """With a stand-in for ``scontrol`` that notes what it is asked."""
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol, asked = tmp_path / "scontrol", tmp_path / "asked"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
     scontrol.chmod(0o755)
     job = Runs(
-        tmp_path, SLURM_JOB_ID="123",
+        tmp_path, repetitions=repetitions, SLURM_JOB_ID="123",
         PATH=os.pathsep.join([str(tmp_path), os.environ["PATH"]]),
     )
-    code, output = job.run("step", 14, "SIGUSR2")
-    assert code == 1 and "Ended by SIGUSR2 at step 11." in output, output
-    assert (tmp_path / "asked").read_text() == "requeue 123\n"
-    assert not job.results.exists()
-    again = Runs(tmp_path)
-    code, output = again.run()
-    assert code == 0 and "Continues from step 11" in output, output
-    assert again.rows() == unbroken
+    code, output = job.run("step", step, "SIGUSR2")
+    assert code == 1, output
+    assert f"Ended by SIGUSR2 at step {ended}." in output
+    assert asked.exists() == is_queued and not job.results.exists()
+    if ended:
+        assert asked.read_text() == "requeue 123\n"
+        again = Runs(tmp_path)
+        code, output = again.run()
+        assert code == 0 and "Continues from step 11" in output, output
+        assert again.rows() == unbroken
 
 
-def test_a_slurm_that_refuses_to_queue_a_job_again_is_heard(
-        tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SLURM_JOB_ID", "123")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    ask = functools.partial(queue_again, signal.SIGUSR1, signal.SIG_DFL)
-    assert not ask() and "has not queued the job again" in capsys.readouterr(
-    ).out
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\nexit 1\n")
-    scontrol.chmod(0o755)
-    assert not ask() and "returned non-zero exit status 1" in (
-        capsys.readouterr().out
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
+def test_a_signal_in_the_last_evaluation_ends_the_runs_that_follow(
+        tmp_path, unbroken, name):
+    evaluations = len(unbroken["step"])
+    code, output = Runs(tmp_path, repetitions=2).run(
+        "evaluation", evaluations, name
     )
-    scontrol.write_text("#!/bin/sh\n")
-    assert ask() and not capsys.readouterr().out
+    assert code == 1, output
+    assert f"Ended by {name} at step 0." in output
+    assert output.count(f"step {unbroken['step'][-1]} of") == 1
 
 
 @pytest.mark.slow

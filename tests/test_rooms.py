@@ -24,9 +24,8 @@ BELOW = {
 }
 # On the top floor everything below can be used, and benchopt.
 TOP = {
-    "solver", "stopping", "cache_key", "resume", "requeue", "progress",
-    "checked",
-    "followers", "places", "settings", "matrix_solver", "select",
+    "solver", "stopping", "cache_key", "resume", "signals", "progress",
+    "checked", "followers", "places", "settings", "matrix_solver", "select",
 }
 # Without torch: results can be read where nothing is trained.
 LIGHT = {"results", "report", "errors"}

@@ -15,6 +15,11 @@ def save_weights(model, path):
     ----------
     model : nn.Module
     path : Path
+
+    Raises
+    ------
+    OSError
+        If it can't be written.
     """
     path = Path(path)
     tensors = {
@@ -26,8 +31,11 @@ def save_weights(model, path):
     try:
         save_file(tensors, unfinished)
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(unfinished)
+        if isinstance(error, SafetensorError):
+            # That is how it reports a full disk.
+            raise OSError(str(error)) from error
         raise
 
 

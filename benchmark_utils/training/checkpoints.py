@@ -7,6 +7,7 @@ to the disk, and renamed. Reading one runs no code that is in it.
 
 Here are files only: what a state means is its owner's business.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +27,10 @@ PREFIX = "step_"
 UNFINISHED = "unfinished-"
 # What a killed process left unfinished is nobody's after this many seconds.
 UNFINISHED_SECONDS = 3600
+DTYPES = {
+    str(value).removeprefix("torch."): value
+    for value in vars(torch).values() if isinstance(value, torch.dtype)
+}
 
 
 def save(folder, step, state):
@@ -68,10 +73,13 @@ def save(folder, step, state):
         for path in [*unfinished.iterdir(), unfinished]:
             _force_to_disk(path)
         path = folder / f"{PREFIX}{step:09d}"
-        # Another process of the same run may have written the same.
-        if not path.exists():
-            unfinished.rename(path)
-            _force_to_disk(folder)
+        # One that is there already is damaged, or of a run that was not to be
+        # resumed, or another process of the same run has written it.
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(unfinished / "replaced")
+        unfinished.rename(path)
+        shutil.rmtree(path / "replaced", ignore_errors=True)
+        _force_to_disk(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     _prune(folder)
@@ -97,13 +105,26 @@ def load(path):
         tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         packed = json.loads((path / "state.json").read_text())
         return _unpack(packed, tensors)
-    except (OSError, UnicodeDecodeError, SafetensorError) as error:
+    except (
+        OSError, SafetensorError, UnicodeDecodeError, KeyError, TypeError
+    ) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
 
 
 def newest_first(folder):
-    """Paths of the checkpoints in a folder; none if there is no folder."""
-    return sorted(Path(folder).glob(f"{PREFIX}*"), reverse=True)
+    """Paths of the checkpoints in a folder; none if there is no folder.
+
+    By the time when they were written: one that is not to be used, or is
+    damaged, can be of a later step than those written after it.
+    """
+    def written(path):
+        try:
+            return path.stat().st_mtime_ns, path.name
+        except OSError:
+            # Another process of the same run has removed it.
+            return 0, path.name
+
+    return sorted(Path(folder).glob(f"{PREFIX}*"), key=written, reverse=True)
 
 
 def size(state):
@@ -166,7 +187,7 @@ def _unpack(value, tensors):
     if kind == "tensor":
         return tensors[content]
     if kind == "dtype":
-        return getattr(torch, content)
+        return DTYPES[content]
     if kind == "array":
         dtype, values = content
         return np.array(values, dtype)
