@@ -2,32 +2,22 @@
 
 An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
 itself raises, is one sentence that says all; its traceback is shown where
-somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run that failed, or
-that ended otherwise than its user may think, has to say is said once more when
-the command ends, below everything else; just above stands the command that
-reports the results.
+somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run failed with is
+among the command's last words, too.
 """
-import atexit
-import contextlib
 import difflib
 import functools
-import multiprocessing
 import os
 import re
-import secrets
-import shlex
 import sys
-import tempfile
-import time
 import traceback
 from pathlib import Path
 
 import click
 
+from benchmark_utils.last_words import note, open_notes
+
 ROOT = Path(__file__).resolve().parents[1]
-# The environment variable that tells the worker processes of a command in
-# which file to leave what is said when it ends.
-NOTES = "BENCHMARK_NANOGPT_NOTES"
 
 
 class UserError(click.ClickException, ValueError, OSError):
@@ -153,60 +143,3 @@ def is_ours(error):
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename).resolve()
     return ROOT in file.parents and "site-packages" not in file.parts
-
-
-@functools.cache
-def open_notes():
-    """Have what is noted printed when this command ends.
-
-    A worker process of joblib's leaves that to the process of the command.
-    """
-    if multiprocessing.current_process().name == "MainProcess":
-        name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
-        os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
-        # What is registered last is called first.
-        atexit.register(print_notes)
-        atexit.register(name_the_report, time.time())
-
-
-def note(run, sentence):
-    """Say something about a run when the command ends.
-
-    Parameters
-    ----------
-    run : object
-        Its str is the run's name.
-    sentence : str
-    """
-    text = "\n  ".join(["", *str(sentence).splitlines()])
-    with contextlib.suppress(KeyError, OSError):
-        with open(
-            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            # One write, so that those of several processes don't mix.
-            file.write(f"{run}:{text}\0")
-
-
-def name_the_report(since):
-    """Print the command that reports the newest results in ``outputs/``, if
-    they were written after ``since``, in seconds since 1970."""
-    files = list((ROOT / "outputs").glob("*.parquet"))
-    newest = max(files, key=os.path.getmtime, default=None)
-    if newest and newest.stat().st_mtime >= since:
-        here = Path.cwd()
-        if here in newest.parents:
-            newest = newest.relative_to(here)
-        print(
-            "\nThe verdict: python -m benchmark_utils.report "
-            f"{shlex.quote(str(newest))}", flush=True,
-        )
-
-
-def print_notes():
-    """Print each note once, and delete them."""
-    path = Path(os.environ[NOTES])
-    with contextlib.suppress(FileNotFoundError):
-        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
-        path.unlink()
-        print("\nMind these runs:")
-        print("\n".join(dict.fromkeys(notes)), flush=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.errors import open_notes, print_notes
+from benchmark_utils.last_words import open_notes, print_notes
 from benchmark_utils.places import in_slurm_job, meet, take_place
 from benchmark_utils.training import ranks
 from benchmark_utils.training.ranks import RankLost

@@ -1,9 +1,10 @@
 """The end of a run, and what the results say about it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
-from benchmark_utils.errors import note
+from benchmark_utils.last_words import note
 from benchmark_utils.progress import say
 from benchmark_utils.results.crossings import first_crossing, interpolate
+from benchmark_utils.results.failures import describe_failure
 
 
 class TargetCriterion(StoppingCriterion):
@@ -50,11 +51,13 @@ class TargetCriterion(StoppingCriterion):
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
             self.solver.progress.evaluated(objective_list)
+        said = set(describe_failure(objective_list[:-1]))
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         for sentence in describe_failure(objective_list):
-            say(f"WARNING: {self.solver.name} {sentence}")
-            note(self.solver, sentence)
+            if sentence not in said:
+                say(f"WARNING: {self.solver.name} {sentence}")
+                note(self.solver, sentence)
         return stop, status, next_stop_val
 
     def check_convergence(self, objective_list):
@@ -89,21 +92,6 @@ def stop_reason(row):
     if row["objective_step"] >= row["objective_num_steps"]:
         return "horizon"
     return None
-
-
-def describe_failure(curve):
-    """Sentences about a run whose last evaluation says that it went wrong."""
-    last = curve[-1]
-    if last["objective_diverged"]:
-        yield (
-            f"diverged: at step {last['objective_step']} of "
-            f"{last['objective_num_steps']} its loss is not finite."
-        )
-    if len(curve) == 2 and not last["objective_weights_moved"]:
-        yield (
-            f"trains nothing: after {last['objective_step']} steps each of "
-            "its weights is what it was. Is a learning rate 0, or too small?"
-        )
 
 
 def tokens_per_second(curve):

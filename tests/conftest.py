@@ -11,7 +11,7 @@ from benchopt.benchmark import Benchmark
 from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 
-from benchmark_utils.errors import NOTES, open_notes, print_notes
+from benchmark_utils.last_words import NOTES, open_notes, print_notes
 
 ROOT = Path(__file__).parents[1]
 # Tests never reach for the network: the Hub's client must not try.

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.errors import UserError
 from benchmark_utils.models.named import make_model
+from benchmark_utils.report import __main__ as report
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
 from conftest import (
@@ -392,7 +393,7 @@ def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
     adam = frame[frame.solver_name.str.startswith("AdamW")]
     assert (sgd.weights_moved == 0).all()
     assert adam.weights_moved.tolist() == [0] + [1] * (len(adam) - 1)
-    warning = "trains nothing: after 5 steps each of its weights"
+    warning = "trains nothing: each of its weights is what it was"
     assert f"WARNING: SGD {warning}" in capsys.readouterr().out
     noted = notes.read_text()
     assert noted.count(warning) == 1 and noted.startswith("SGD[")
@@ -410,3 +411,46 @@ def test_a_diverged_run_says_so(run, capsys, notes):
     assert re.search(f"WARNING: {warning}", capsys.readouterr().out)
     assert "diverged: at step" in notes.read_text()
 
+
+def test_a_run_that_ends_above_its_beginning_says_so(run, capsys, notes):
+    frame = run({"SGD": {"learning_rate": 100.0}, "Adam": {}})
+    sgd = frame[frame.solver_name.str.startswith("SGD")].value
+    warning = (
+        f"ends at a loss of {sgd.iloc[-1]:.4g}, above the {sgd.iloc[0]:.4g} "
+        "of the untrained model"
+    )
+    assert sgd.iloc[-1] > sgd.iloc[0]
+    assert f"WARNING: SGD {warning}" in capsys.readouterr().out
+    noted = notes.read_text()
+    assert noted.count("above the") == 1 and warning in noted
+
+
+def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
+    frame = run(objective={"target": 10})
+    assert frame.step.tolist() == [0]
+    warning = "has nothing to do: the untrained model's loss of 5.555 is below"
+    assert capsys.readouterr().out.count(f"WARNING: AdamW {warning}") == 1
+    assert warning in notes.read_text()
+    report.main([str(tmp_path / "results.parquet")])
+    printed = capsys.readouterr().out
+    assert "had nothing to do" in printed and "no weight" not in printed
+
+
+@pytest.mark.parametrize("jobs", ["", " -j 2"])
+def test_runs_from_the_cache_say_what_they_said(tmp_path, jobs):
+    clone = Clone(tmp_path / "clone")
+    command = (
+        f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 1 "
+        "-s SGD[num_steps=4,warmup_steps=1,learning_rate=1e6,max_grad_norm=0] "
+        "-s SGD[num_steps=4,warmup_steps=1,learning_rate=0] "
+        "-s SGD[num_steps=4,warmup_steps=1]"
+    )
+    words = []
+    for cached in (False, True):
+        output = clone.run(command)
+        assert ("cached" in output) == cached
+        _, last = output.split("\nMind these runs:\n")
+        words.append(sorted(last.splitlines()))
+    assert words[0] == words[1] and len(words[0]) == 4
+    assert "  diverged: at step" in words[0][0]
+    assert words[0][1].startswith("  trains nothing: ")

@@ -11,7 +11,7 @@ import pytest
 from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
 
-from benchmark_utils import errors
+from benchmark_utils import last_words
 from benchmark_utils.report import __main__ as report
 
 STEPS = {
@@ -232,11 +232,11 @@ def test_the_report_of_new_results_alone_is_named(
     path = tmp_path / "outputs" / "two words.parquet"
     path.parent.mkdir()
     path.touch()
-    monkeypatch.setattr(errors, "ROOT", tmp_path)
+    monkeypatch.setattr(last_words, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    errors.name_the_report(since=path.stat().st_mtime + 1)
+    last_words.name_the_report(since=path.stat().st_mtime + 1)
     assert capsys.readouterr().out == ""
-    errors.name_the_report(since=path.stat().st_mtime)
+    last_words.name_the_report(since=path.stat().st_mtime)
     assert capsys.readouterr().out == (
         "\nThe verdict: python -m benchmark_utils.report "
         "'outputs/two words.parquet'\n"

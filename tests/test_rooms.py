@@ -16,7 +16,8 @@ BELOW = {
     "optimizers": set(),
     "results": set(),
     "training": {"data", "models", "optimizers", "device"},
-    "errors": set(),
+    "last_words": {"results"},
+    "errors": {"last_words"},
     "report": {"results"},
     "threads": set(),
     "parameters": {"data", "models", "training"},
@@ -28,7 +29,7 @@ TOP = {
     "checked", "followers", "places", "settings", "matrix_solver", "select",
 }
 # Without torch: results can be read where nothing is trained.
-LIGHT = {"results", "report", "errors"}
+LIGHT = {"results", "report", "errors", "last_words"}
 MODULES = sorted(UTILS.rglob("*.py"))
 
 

@@ -91,10 +91,17 @@ def warnings(runs):
                 f"{rows['diverged'].sum()} of {n} seeds of {label} diverged: "
                 "they count as not reached up to the horizon."
             )
-        if "weights_moved" in rows and (rows["weights_moved"] == 0).any():
+        at_once = rows["steps_to_target"] == 0
+        if at_once.any():
             found.append(
-                f"{(rows['weights_moved'] == 0).sum()} of {n} seeds of "
-                f"{label} trained nothing: no weight has moved."
+                f"{at_once.sum()} of {n} seeds of {label} had nothing to do: "
+                "the untrained model is below the target."
+            )
+        unmoved = ~at_once & (rows.get("weights_moved", 1) == 0)
+        if unmoved.any():
+            found.append(
+                f"{unmoved.sum()} of {n} seeds of {label} trained nothing: no "
+                "weight has moved."
             )
         short = rows["stop_reason"].isin(["timeout", "max_runs"])
         if short.any():

@@ -1,0 +1,96 @@
+"""The last words of a command: which of its runs to mind, and what reports its
+results.
+
+What a run that failed, or that ended otherwise than its user may think, has to
+say is said once more when the command ends, below everything else.
+"""
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import os
+import secrets
+import shlex
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark_utils.results.failures import describe_failure
+
+ROOT = Path(__file__).resolve().parents[1]
+# The environment variable that tells the worker processes of a command in
+# which file to leave what is said when it ends.
+NOTES = "BENCHMARK_NANOGPT_NOTES"
+# benchopt's columns that tell a run from the others.
+RUN = ["dataset_name", "objective_name", "solver_name", "idx_rep"]
+
+
+@functools.cache
+def open_notes():
+    """Have what is noted printed when this command ends.
+
+    A worker process of joblib's leaves that to the process of the command.
+    """
+    if multiprocessing.current_process().name == "MainProcess":
+        name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
+        os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        # What is registered last is called first.
+        atexit.register(print_notes)
+        atexit.register(name_the_report, time.time())
+
+
+def note(run, sentence):
+    """Say something about a run when the command ends.
+
+    Parameters
+    ----------
+    run : object
+        Its str is the run's name.
+    sentence : str
+    """
+    text = "\n  ".join(["", *str(sentence).splitlines()])
+    with contextlib.suppress(KeyError, OSError):
+        with open(
+            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            # One write, so that those of several processes don't mix.
+            file.write(f"{run}:{text}\0")
+
+
+def name_the_report(since):
+    """Print the command that reports the newest results in ``outputs/``, if
+    they were written after ``since``, in seconds since 1970; and note which of
+    their runs went wrong, those from benchopt's cache included."""
+    files = list((ROOT / "outputs").glob("*.parquet"))
+    newest = max(files, key=os.path.getmtime, default=None)
+    if newest and newest.stat().st_mtime >= since:
+        # Not if it isn't this benchmark's.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            note_failures(newest)
+        here = Path.cwd()
+        if here in newest.parents:
+            newest = newest.relative_to(here)
+        print(
+            "\nThe verdict: python -m benchmark_utils.report "
+            f"{shlex.quote(str(newest))}", flush=True,
+        )
+
+
+def note_failures(path):
+    """Note what the runs in a parquet file have to say."""
+    frame = pd.read_parquet(path).sort_values("objective_step")
+    for (*_, name, _), curve in frame.groupby(RUN, sort=False):
+        for sentence in describe_failure(curve.to_dict("records")):
+            note(name, sentence)
+
+
+def print_notes():
+    """Print each note once, and delete them."""
+    path = Path(os.environ[NOTES])
+    with contextlib.suppress(FileNotFoundError):
+        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
+        path.unlink()
+        print("\nMind these runs:")
+        print("\n".join(dict.fromkeys(notes)), flush=True)
