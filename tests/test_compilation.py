@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError
 
 from benchmark_utils.training import compilation
 from benchmark_utils.training.compilation import choose_compile
@@ -64,6 +66,23 @@ def test_nothing_is_compiled_on_windows_unless_asked_for(monkeypatch):
 def test_an_unknown_option_is_refused():
     with pytest.raises(ValueError, match="compile='yes' is not one of"):
         choose_compile("yes", CPU, 1e30)
+
+
+def test_going_on_eager_names_the_reason(monkeypatch):
+    """torch's own wrappers: they begin with a line without a reason."""
+    def fail(*args, **kwargs):
+        missing = FileNotFoundError(2, "No such file or directory", "g++")
+        inner = InductorError(missing, None)
+        raise BackendCompilerFailed(fail, inner, None)
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(
+        compilation, "compiler_error", compilation.compiler_error.__wrapped__
+    )
+    assert choose_compile("auto", CPU, 1e30) == (
+        False, "compilation fails: FileNotFoundError: [Errno 2] No such file "
+        "or directory: 'g++'",
+    )
 
 
 @pytest.fixture(scope="module")

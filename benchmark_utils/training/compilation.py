@@ -96,7 +96,8 @@ def compiler_error(device):
     Returns
     -------
     message : str
-        The compiler's message; empty if all went well.
+        The kind of the compiler's error and its message; empty if all went
+        well.
     """
     try:
         drop_broken_entries(cache_folder())
@@ -105,7 +106,10 @@ def compiler_error(device):
         )(torch.ones(1024, device=device))
     # torch wraps whatever a compiler does in errors of many kinds.
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip()}"
+        # Their messages can begin with a line that gives no reason.
+        while hasattr(error, "inner_exception"):
+            error = error.inner_exception
+        return f"{type(error).__name__}: {error}".strip(": \n")
     return ""
 
 
