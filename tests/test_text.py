@@ -3,6 +3,7 @@
 The shards are taken apart here at the separator, 256, which is no byte, and
 put together again to the documents they should hold.
 """
+import codecs
 import json
 import multiprocessing
 import os
@@ -233,6 +234,8 @@ def test_files_that_are_no_text_are_skipped_counted_and_named(
         "c.txt": "caf\xe9".encode("utf-16"),
         "d.txt": "abc".encode("utf-16-le"), "e.txt": b"",
         "f.txt": contents(novels)[3],
+        "g.txt": codecs.BOM_UTF32_LE + "abc".encode("utf-32-le"),
+        "h.txt": codecs.BOM_UTF32_BE + "abc".encode("utf-32-be"),
     }.items():
         (novels / name).write_bytes(data)
     assert sides(text(novels)) == expected
@@ -241,6 +244,8 @@ def test_files_that_are_no_text_are_skipped_counted_and_named(
         "2 file(s) that are not UTF-8": "a latin.txt",
         "1 file(s) that are UTF-16: convert them (iconv -f UTF-16 -t UTF-8)":
             "c.txt",
+        "2 file(s) that are UTF-32: convert them (iconv -f UTF-32 -t UTF-8)":
+            "g.txt",
         "1 file(s) that are binary, with zero bytes": "d.txt",
         "1 file(s) that are empty": "e.txt",
         "1 file(s) that have the content of another": "",

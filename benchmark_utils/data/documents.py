@@ -15,6 +15,12 @@ from pathlib import Path
 VALIDATION_SHARE = 10
 # Characters in a passage, at most.
 PASSAGE_LENGTH = 2048
+# Byte-order marks of files that are not read. Those of UTF-32 come first,
+# because one of them begins with one of UTF-16's.
+MARKS = [
+    ("UTF-32", codecs.BOM_UTF32_LE), ("UTF-32", codecs.BOM_UTF32_BE),
+    ("UTF-16", codecs.BOM_UTF16_LE), ("UTF-16", codecs.BOM_UTF16_BE),
+]
 TEST_FOLDERS = {"test", "tests", "idle_test"}
 
 
@@ -69,8 +75,9 @@ def why_no_text(data):
     """The reason why the content of a file is not read as text, or None."""
     if not data:
         return "are empty"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "are UTF-16: convert them (iconv -f UTF-16 -t UTF-8)"
+    for name, mark in MARKS:
+        if data.startswith(mark):
+            return f"are {name}: convert them (iconv -f {name} -t UTF-8)"
     # git, too, takes a file with zero bytes for binary. UTF-16 without a
     # byte-order mark has them.
     if b"\0" in data:
