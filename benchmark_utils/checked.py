@@ -6,7 +6,7 @@ instance, which has them converted.
 """
 import itertools
 
-from benchmark_utils.errors import explain_misspelt_names, readable
+from benchmark_utils.errors import explain_command, readable
 from benchmark_utils.parameters import convert, find_rule
 
 # (names, what must hold of their values, what to say where it does not).
@@ -105,7 +105,7 @@ class CheckedParameters:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        explain_misspelt_names()
+        explain_command()
         cls.parameters = Grid(cls, cls.parameters)
 
     @classmethod

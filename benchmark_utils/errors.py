@@ -105,29 +105,43 @@ def show_frames(wanted):
         sys.tracebacklimit = 0
 
 
-def explain_misspelt_names():
-    """Have one sentence printed where a command ends because it names a
-    parameter that there isn't: benchopt finds that out before it calls
-    anything of the benchmark."""
+def explain_command():
+    """Have one sentence printed where a command ends because benchopt can't
+    read the name or the parameters of a component: it finds that out before
+    it calls anything of the benchmark."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_error
 
 
 def _print_error(kind, error, trace):
-    sentence = misspelt(error)
+    sentence = unreadable(error)
     if kind is not ValueError or not sentence or is_debugging(None):
         return sys.__excepthook__(kind, error, trace)
     print(f"Error: {sentence}", file=sys.stderr)
 
 
-def misspelt(error):
-    """A sentence about benchopt's error of a parameter that there isn't; None
-    if the error is another one."""
-    found = re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", str(error))
-    if not found:
-        return None
-    unknown, component = found.groups()
-    names = re.findall("^- (.*)$", str(error), re.M)
+def unreadable(error):
+    """A sentence about benchopt's error of a component that it can't read or
+    a parameter that there isn't; None if the error is another one."""
+    text = str(error)
+    if found := re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", text):
+        return misspelt(*found.groups(), re.findall("^- (.*)$", text, re.M))
+    if found := re.match(r"Invalid name '(.*)', evaluated as ", text, re.S):
+        return (
+            f"benchopt can't read [{found[1]}]. It takes names with values, "
+            "as in [num_steps=100,schedule=cosine]; quote a value that is "
+            "neither a number nor a name, as in [checkpoint_every='5min']."
+        )
+    if found := re.match(r"Invalid name \((.*)\): (.*)", text, re.S):
+        return (
+            f"benchopt can't read {found[2]} ({found[1]}). It takes a name "
+            "with one pair of brackets, as in SGD[num_steps=100]."
+        )
+    return None
+
+
+def misspelt(unknown, component, names):
+    """A sentence about parameters that a component doesn't have, quoted."""
     close = [
         name for word in re.findall("'(.*?)'", unknown)
         for name in difflib.get_close_matches(word, names, 1)

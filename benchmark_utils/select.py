@@ -23,7 +23,7 @@ import click
 import yaml
 from benchopt.benchmark import Benchmark
 
-from benchmark_utils.errors import misspelt
+from benchmark_utils.errors import unreadable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,7 +153,7 @@ def check(config):
         message = error.message.replace(":\n- ", ": ").replace("\n- ", ", ")
         raise ValueError(message.replace("\n", " ")) from None
     except ValueError as error:
-        raise ValueError(misspelt(error) or error) from None
+        raise ValueError(unreadable(error) or error) from None
 
 
 def main():

@@ -85,7 +85,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         optimizer : torch.optim.Optimizer
             With every parameter in exactly one group, at peak learning rate.
         """
-        raise TypeError(f"{self.name} must define get_optimizer.")
+        raise ValueError(f"{self.name} must define get_optimizer.")
 
     @noted
     def set_objective(self, problem, options):

@@ -311,8 +311,13 @@ def test_a_debugger_gets_the_frames(tmp_path):
      "AdamW has no parameter 'learning_rat'. Do you mean learning_rate?"),
     ("-o nanoGPT[devise=cpu]",
      "nanoGPT has no parameter 'devise'. Do you mean device?"),
+    ("-o nanoGPT[checkpoint_every=5min]",
+     "benchopt can't read [checkpoint_every=5min]. It takes names with "),
+    ("-s SGD[num_steps=20,2]", "benchopt can't read [num_steps=20,2]. "),
+    ("-s SGD[num_steps=20", "benchopt can't read SGD[num_steps=20 (missing "),
 ])
-def test_a_misspelt_parameter_is_one_sentence(tmp_path, arguments, sentence):
+def test_an_unreadable_parameter_is_one_sentence(
+        tmp_path, arguments, sentence):
     clone = Clone(tmp_path / "clone")
     output = clone.run(
         f"benchopt run . --config configs/smoke.yml {arguments}", returncode=1
@@ -362,7 +367,9 @@ def test_a_solver_without_sound_parameters(
      "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)", "pass",
      "failed: NoneType is no torch.optim.Optimizer, which get_optimizer"),
-], ids=["closure", "scheduler", "nothing"])
+    ("def get_optimizer", "def make_optimizer",
+     "failed: Mine must define get_optimizer."),
+], ids=["closure", "scheduler", "nothing", "no method"])
 def test_a_solver_without_a_usable_optimizer(
         command, mine, notes, old, new, sentence):
     code, output = command("-s", mine(old, new))
