@@ -196,7 +196,7 @@ RULES = {
     "dtype": Rule(words=("auto", "float32", "bfloat16")),
     "repeat": Rule(yes_no),
     "corpus": Rule(words=("fineweb", "fineweb-edu")),
-    "num_train_shards": Rule(whole, low=1, high=103, words=("all",)),
+    "num_train_shards": Rule(whole, low=1, high=103),
     "revision": Rule(
         text, hint=": the name of a branch, tag or commit, in quotes if it "
                    "looks like a number",

@@ -77,8 +77,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         # "fineweb" or "fineweb-edu".
         "corpus": ["fineweb"],
         # Shards of 10**8 tokens each, 190 steps of 524,288 tokens: 1 to 103
-        # of FineWeb, 1 to 99 of FineWeb-Edu; "all" is the last number.
-        "num_train_shards": ["all"],
+        # of FineWeb, 1 to 99 of FineWeb-Edu; None is all.
+        "num_train_shards": [None],
         # Branch, tag or commit of the Hub's repository.
         "revision": ["main"],
         # Whether training may read the tokens more than once.
@@ -94,7 +94,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
     def check_together(cls, values):
         corpus = values["corpus"]
         available = CORPORA[corpus].train_shards
-        if values["num_train_shards"] == "all":
+        if values["num_train_shards"] is None:
             values["num_train_shards"] = available
         if values["num_train_shards"] > available:
             raise ValueError(
