@@ -1,4 +1,5 @@
 """Following docs/add_a_solver.rst to the letter gives a proven solver."""
+import re
 import shutil
 
 import pytest
@@ -132,7 +133,7 @@ def reference(solver, role, weight, gradients, factors):
         "kept  first steps equal the paper", "kept  trains",
         "kept  every hyper parameter matters", "length  66 lines of code",
     ]),
-    (CAREFUL.replace("eps", "damping"), "paper or matters", [
+    (re.sub(r"\beps\b", "damping", CAREFUL), "paper or matters", [
         "kept  first steps equal the paper",
         "kept  every hyper parameter matters",
     ]),
