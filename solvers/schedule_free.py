@@ -30,7 +30,7 @@ class Solver(TrainingSolver):
         "max_grad_norm": [1.0],
     }
 
-    # The weights of the gradient are divided by it.
+    # The weights that are evaluated follow from a division by it.
     rules = {"beta1": Rule(number, above=0, below=1)}
 
     def get_optimizer(self, roles):
