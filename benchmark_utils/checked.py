@@ -4,6 +4,7 @@ Values are checked twice: when benchopt takes a command's choice of values, for
 all components before the first of them reads data, and when it makes an
 instance, which has them converted.
 """
+import contextlib
 import itertools
 
 from benchmark_utils.errors import explain_command, readable
@@ -40,6 +41,8 @@ def combinations(grid):
         names = names_of(key)
         if not isinstance(values, (list, tuple)):
             values = [values]
+        if not values:
+            raise ValueError(f"{key}=[] has no values: give at least one.")
         if len(names) == 1:
             values = [(value,) for value in values]
         for value in values:
@@ -54,14 +57,17 @@ def combinations(grid):
         yield {name: v for part in parts for name, v in part.items()}
 
 
-def convert_options(options, defaults):
-    """Arguments of an optimizer, each of its default's kind: yes or no, a
-    number, or several numbers.
+def convert_options(options, defaults, rules):
+    """Arguments of an optimizer, each by the rule of its name, where its
+    default keeps it, or else of its default's kind: yes or no, a number, or
+    several numbers.
 
     Parameters
     ----------
     options, defaults : dict
         By the argument's name.
+    rules : dict of str to Rule
+        Rules of some names, which go before those of all components.
 
     Returns
     -------
@@ -73,8 +79,12 @@ def convert_options(options, defaults):
         Naming the argument.
     """
     def converted(name, value, default):
-        if isinstance(default, tuple) and isinstance(value, (list, tuple)):
-            if len(value) != len(default):
+        if value is None:
+            return None
+        if isinstance(default, tuple):
+            if not isinstance(value, (list, tuple)) or (
+                len(value) != len(default)
+            ):
                 raise ValueError(
                     f"{name}={value!r} must be {len(default)} values, as in "
                     f"its default {default!r}."
@@ -82,18 +92,29 @@ def convert_options(options, defaults):
             return tuple(
                 converted(name, *pair) for pair in zip(value, default)
             )
-        rule = find_rule("", default)
-        if rule is None or value is None:
-            return value
         try:
-            return rule.convert(value)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{name}={value!r} must be {rule}.") from None
+            convert(name, default, [default], rules)
+        except ValueError:
+            # The package means another thing by this name.
+            kind = find_rule("", default)
+            if kind is None:
+                return value
+            return convert(name, value, [default], {name: kind})
+        return convert(name, value, [default], rules)
 
     return {
         name: converted(name, value, defaults[name])
         for name, value in options.items()
     }
+
+
+@contextlib.contextmanager
+def naming(component):
+    """Begin the message of a ``ValueError`` with a component's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{component.name}: {error}") from None
 
 
 class CheckedParameters:
@@ -102,6 +123,8 @@ class CheckedParameters:
 
     # The parameters that a component can't do without.
     required_parameters = ()
+    # Rules of its own for some of its parameters, by their names.
+    rules = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -143,11 +166,12 @@ class CheckedParameters:
                 "parameters what every one has: "
                 f"{', '.join(cls.required_parameters)}."
             )
-        defaults = list(combinations(dict(cls.parameters)))
-        try:
+        with naming(cls):
+            defaults = list(combinations(dict(cls.parameters)))
             values = {
-                name: convert(name, value, [d.get(name) for d in defaults])
-                for name, value in values.items()
+                name: convert(
+                    name, value, [d.get(name) for d in defaults], cls.rules
+                ) for name, value in values.items()
             }
             for names, holds, sentence in RELATIONS:
                 if set(names) <= set(values):
@@ -155,8 +179,6 @@ class CheckedParameters:
                     if not holds(*related):
                         raise ValueError(f"{sentence.format(*related)}.")
             cls.check_together(values)
-        except ValueError as error:
-            raise ValueError(f"{cls.name}: {error}") from None
         return values
 
     @classmethod
@@ -169,6 +191,14 @@ class CheckedParameters:
     def check_together(cls, values):
         """Raise ``ValueError`` for parameters, each in its type, that don't
         fit each other."""
+
+    @classmethod
+    def check_there(cls, values):
+        """Raise ``ValueError`` if what parameters name is not on this machine.
+
+        It is called where a command chooses them, and not for an instance: a
+        worker elsewhere may do without.
+        """
 
     @readable
     def save_parameters(self, **parameters):
@@ -195,6 +225,10 @@ class Grid(dict):
 
     @readable
     def update(self, chosen):
-        super().update(self.component.spread(chosen))
-        for values in combinations(self):
-            self.component.check_parameters(values)
+        with naming(self.component):
+            super().update(self.component.spread(chosen))
+            choices = list(combinations(self))
+        for values in choices:
+            values = self.component.check_parameters(values)
+            with naming(self.component):
+                self.component.check_there(values)

@@ -132,14 +132,18 @@ class Rule:
 
     def __str__(self):
         kind = TITLES.get(self.kind, "")
-        if self.high < math.inf:
-            kind += f" from {self.low:g} to {self.high:g}"
-        elif self.below < math.inf:
-            kind += f" from {self.low:g} to below {self.below:g}"
-        elif self.above > -math.inf:
-            kind += f" above {self.above:g}"
+        if self.low > -math.inf and min(self.high, self.below) < math.inf:
+            kind += f" from {self.low:g}"
         elif self.low > -math.inf:
             kind += f", at least {self.low:g}"
+        elif self.above > -math.inf:
+            kind += f" above {self.above:g}"
+        elif self.high < math.inf:
+            kind += f", at most {self.high:g}"
+        if max(self.low, self.above) > -math.inf and self.high < math.inf:
+            kind += f" to {self.high:g}"
+        elif self.below < math.inf:
+            kind += f" to below {self.below:g}"
         if self.words:
             names = ", ".join(map(repr, self.words))
             if kind:
@@ -153,6 +157,8 @@ COUNT = Rule(whole, low=1)
 STEPS = Rule(whole, low=0)
 NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
+# The factor of an average's former value.
+AVERAGE = Rule(number, low=0, below=1)
 
 
 def rule_of_type(kind):
@@ -205,21 +211,33 @@ RULES = {
     "schedule": Rule(words=SCHEDULES),
     "cooldown": Rule(number, low=0, high=1, hint=", a share of the horizon"),
     "max_grad_norm": Rule(number, low=0, hint=" (0 is off)"),
-    "ns_steps": COUNT, "ns_polynomial": Rule(words=("convergent", "steep")),
+    # torch's Muon takes less than 100.
+    "ns_steps": Rule(whole, low=1, high=99),
+    "ns_polynomial": Rule(words=("convergent", "steep")),
     "adjust_lr": Rule(words=("original", "match_rms_adamw")),
 }
 # What solvers take, also with a prefix, as in aux_learning_rate.
 PATTERNS = {
-    "learning_rate": NOT_NEGATIVE,
-    "weight_decay": NOT_NEGATIVE,
-    r"beta\d*": Rule(number, low=0, below=1),
-    "momentum": SHARE,
-    "eps": NOT_NEGATIVE,
+    r"learning_rate|lr|weight_decay|eps_?\d*|radius": NOT_NEGATIVE,
+    "alpha|gamma|momentum_decay": NOT_NEGATIVE,
+    r"betas?\d*|momentum": AVERAGE,
+    # The exponent of the steps' number, in an average's 1 - beta.
+    "beta2_decay": Rule(number, high=0),
+    "clipping_threshold": Rule(number, low=1),
     "steps": STEPS,
     "frequency": COUNT,
     "probability": SHARE,
-    "radius": NOT_NEGATIVE,
 }
+
+
+def named_rule(name):
+    """The rule that a parameter has by its name, or None."""
+    if name in RULES:
+        return RULES[name]
+    for pattern, rule in PATTERNS.items():
+        if re.fullmatch(f"(.+_)?({pattern})", name):
+            return rule
+    return None
 
 
 def find_rule(name, default):
@@ -231,11 +249,8 @@ def find_rule(name, default):
     default : object
         A value that its component declares.
     """
-    if name in RULES:
-        return RULES[name]
-    for pattern, rule in PATTERNS.items():
-        if re.fullmatch(f"(.+_)?{pattern}", name):
-            return rule
+    if rule := named_rule(name):
+        return rule
     if isinstance(default, bool):
         return Rule(yes_no)
     if isinstance(default, (int, float)):
@@ -243,7 +258,7 @@ def find_rule(name, default):
     return None
 
 
-def convert(name, value, defaults):
+def convert(name, value, defaults, rules=None):
     """A parameter's value in its type.
 
     Parameters
@@ -252,6 +267,8 @@ def convert(name, value, defaults):
     value : object
     defaults : list
         The values that its component declares.
+    rules : dict of str to Rule
+        Rules of its component, which go before those of this module.
 
     Raises
     ------
@@ -260,7 +277,7 @@ def convert(name, value, defaults):
     """
     if value is None and None in defaults:
         return None
-    rule = find_rule(name, defaults[0])
+    rule = (rules or {}).get(name) or find_rule(name, defaults[0])
     if rule is None:
         return value
     try:

@@ -77,8 +77,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         # "fineweb" or "fineweb-edu".
         "corpus": ["fineweb"],
         # Shards of 10**8 tokens each, 190 steps of 524,288 tokens: 1 to 103
-        # of FineWeb, 1 to 99 of FineWeb-Edu.
-        "num_train_shards": [103],
+        # of FineWeb, 1 to 99 of FineWeb-Edu; None is all.
+        "num_train_shards": [None],
         # Branch, tag or commit of the Hub's repository.
         "revision": ["main"],
         # Whether training may read the tokens more than once.
@@ -89,6 +89,19 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
 
     # The shards do not depend on them.
     prepare_cache_ignore = ("repeat", "base_seed")
+
+    @classmethod
+    def check_together(cls, values):
+        corpus = values["corpus"]
+        available = CORPORA[corpus].train_shards
+        if values["num_train_shards"] is None:
+            values["num_train_shards"] = available
+        if values["num_train_shards"] > available:
+            raise ValueError(
+                f"num_train_shards={values['num_train_shards']} is more than "
+                f"there are, corpus={corpus} has 1 to {available}: "
+                f"FineWeb[corpus={corpus},num_train_shards={available}]."
+            )
 
     @readable
     def prepare(self):
@@ -157,15 +170,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         return f"FineWeb[{','.join(parameters)}]"
 
     def _files(self):
-        """The arguments of ``fetch_shards``, validation first, checked."""
+        """The arguments of ``fetch_shards``, validation first."""
         corpus = CORPORA[self.corpus]
-        if self.num_train_shards > corpus.train_shards:
-            raise ValueError(
-                f"num_train_shards is {self.num_train_shards!r}; corpus="
-                f"{self.corpus} has 1 to {corpus.train_shards} training "
-                f"shards: FineWeb[corpus={self.corpus},num_train_shards="
-                f"{corpus.train_shards}]."
-            )
         return dict(
             repo_id=corpus.repository, revision=self.revision,
             folder=get_data_path(corpus.folder),

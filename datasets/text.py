@@ -25,8 +25,8 @@ from benchopt.config import get_data_path
 
 from benchmark_utils.cache_key import Keyed
 from benchmark_utils.data.documents import (
-    PASSAGE_LENGTH, VALIDATION_SHARE, describe_skipped, read_documents,
-    read_passages, split
+    PASSAGE_LENGTH, VALIDATION_SHARE, describe_skipped, list_files,
+    read_documents, read_passages, split
 )
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
@@ -72,6 +72,13 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
     _documents = None
     _content = None
     _skipped = {}
+
+    @classmethod
+    def check_there(cls, values):
+        path = values["path"]
+        if path is not None and not list_files(path):
+            # It says so.
+            read_documents(path)
 
     def cache_key(self):
         """benchopt doesn't see that a text was edited."""

@@ -5,6 +5,7 @@ Pagliardini et al., "The AdEMAMix Optimizer: Better, Faster, Older" (2024).
 from pytorch_optimizer import AdEMAMix
 
 from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -30,6 +31,11 @@ class Solver(TrainingSolver):
         "schedule, cooldown": [("cosine", 1.0)],
         "max_grad_norm": [1.0],
     }
+
+    # Half-lives are interpolated, and 0 has none.
+    rules = dict.fromkeys(
+        ["beta1", "beta3"], Rule(number, above=0, below=1)
+    )
 
     def get_optimizer(self, roles):
         return AdEMAMix(

@@ -6,8 +6,9 @@ Some of them differ from their papers: see docs/methods.rst.
 """
 from benchmark_utils.checked import convert_options
 from benchmark_utils.optimizers.by_name import (
-    check_options, find_optimizer, known_options, make_optimizer
+    check_options, check_values, find_optimizer, known_options, make_optimizer
 )
+from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -28,6 +29,9 @@ class Solver(TrainingSolver):
         "max_grad_norm": [1.0],
     }
 
+    # Of options. Scion's is the share of the new gradient, which can be all.
+    rules = {"momentum": Rule(number, low=0, high=1)}
+
     @classmethod
     def check_together(cls, values):
         optimizer = find_optimizer(values["optimizer"])
@@ -35,8 +39,12 @@ class Solver(TrainingSolver):
         check_options(optimizer, values["weight_decay"], options or {})
         if options:
             values["options"] = convert_options(
-                options, known_options(optimizer)
+                options, known_options(optimizer), cls.rules
             )
+        check_values(
+            values["optimizer"], values["learning_rate"],
+            values["weight_decay"], values["options"],
+        )
 
     def get_optimizer(self, roles):
         return make_optimizer(

@@ -6,6 +6,7 @@ the trained weights and their average; the average is evaluated.
 from schedulefree import AdamWScheduleFree
 
 from benchmark_utils.optimizers.groups import decay_groups
+from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -28,6 +29,9 @@ class Solver(TrainingSolver):
         "schedule, cooldown": [("constant", 1.0)],
         "max_grad_norm": [1.0],
     }
+
+    # The weights that are evaluated follow from a division by it.
+    rules = {"beta1": Rule(number, above=0, below=1)}
 
     def get_optimizer(self, roles):
         return AdamWScheduleFree(

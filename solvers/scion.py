@@ -6,6 +6,7 @@ Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs"
 from pytorch_optimizer import SCION
 from pytorch_optimizer.optimizer.scion import LMONorm
 
+from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -33,6 +34,9 @@ class Solver(TrainingSolver):
         "schedule, cooldown": [("linear", 0.284)],
         "max_grad_norm": [0.0],
     }
+
+    # The average may be the new gradient alone, and must not be without it.
+    rules = {"momentum": Rule(number, above=0, high=1)}
 
     # Queries, keys and values are matrices of their own there, as here with
     # fused_qkv=False. That model has no gains and biases.

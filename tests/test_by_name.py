@@ -3,6 +3,7 @@
 Each that the page lists is stated here, as its paper has it but for the
 differences that the page tells.
 """
+import inspect
 import math
 import re
 
@@ -173,10 +174,21 @@ def test_mars_by_name_is_as_far_off_as_the_page_says(
     (dict(options={"beta": 0.9}), "Adan has no option beta.*betas"),
     (dict(options={"weight_decay": 0.1}), "not one of options"),
     (dict(options={"eps": "small"}), "eps='small' must be a number"),
-    (dict(options={"eps": "nan"}), "eps='nan' must be a number"),
+    (dict(options={"eps": "nan"}), "eps='nan' must be a finite number"),
     (dict(options={"betas": (0.9, 0.9)}), "betas=.* must be 3 values"),
     (dict(options={"betas": [0.9, "b", 0.9]}), "betas='b' must be a number"),
     (dict(options={"weight_decouple": 1}), "must be True or False"),
+    (dict(options={"eps": -1}), "eps=-1 must be a number, at least 0"),
+    (dict(options={"betas": (2, 2, 2)}),
+     "betas=2 must be a number from 0 to below 1"),
+    (dict(options={"betas": "x"}), "betas='x' must be 3 values, as in its "),
+    (dict(options={"betas": 0.9}), "betas=0.9 must be 3 values, as in its "),
+    (dict(options={"betas": None}),
+     r"optimizer=adan can't be made with options=\{'betas': None\}: "
+     "TypeError: "),
+    (dict(optimizer="scion", options={"momentum": 0}),
+     "optimizer=scion can't be made with .*: ValueError: .*momentum"),
+    (dict(optimizer="bsam"), "optimizer=bsam can't be made .*num_data"),
     (dict(optimizer="fromage", weight_decay=0.1), "has no weight decay"),
 ])
 def test_what_is_not_there_or_no_value_is_refused_before_anything_is_done(
@@ -188,6 +200,32 @@ def test_what_is_not_there_or_no_value_is_refused_before_anything_is_done(
         solver_class.parameters.copy().update(
             {name: [value] for name, value in parameters.items()}
         )
+
+
+def test_the_packages_own_defaults_are_allowed(solver_class):
+    """Some of its names stand for other things than they do elsewhere."""
+    num_made = 0
+    package = pytest.importorskip("pytorch_optimizer")
+    for optimizer in package.get_supported_optimizers():
+        try:
+            solver_class.get_instance(optimizer=optimizer)
+        except ValueError as error:
+            assert "can't be made with options=None" in str(error)
+            continue
+        parameters = inspect.signature(
+            package.load_optimizer(optimizer)
+        ).parameters
+        defaults = {
+            name: parameter.default for name, parameter in parameters.items()
+            if name not in ("lr", "weight_decay")
+            and parameter.default not in (parameter.empty, math.inf)
+        }
+        solver = solver_class.get_instance(
+            optimizer=optimizer, options=defaults
+        )
+        assert solver.options == defaults
+        num_made += 1
+    assert num_made > 100
 
 
 def test_options_are_what_they_say_however_they_are_written(toy):

@@ -49,12 +49,31 @@ def test_fineweb_refuses_what_does_not_exist(fineweb, parameters):
 
 
 def test_fineweb_edu_has_fewer_shards(fineweb):
-    dataset = fineweb(corpus="fineweb-edu", num_train_shards=100)
-    with pytest.raises(ValueError, match=re.escape(
-        "FineWeb[corpus=fineweb-edu,num_train_shards=99]"
-    )):
-        dataset.get_data()
-    joblib.hash(dataset)  # benchopt asks for it first
+    """Which is said when a command chooses them, before anything is run."""
+    chosen = {"corpus": "fineweb-edu", "num_train_shards": 100}
+    Dataset = type(fineweb())
+    for refused in (
+        lambda: fineweb(**chosen),
+        lambda: Dataset.parameters.copy().update(chosen),
+    ):
+        with pytest.raises(ValueError, match=re.escape(
+            "FineWeb[corpus=fineweb-edu,num_train_shards=99]"
+        )):
+            refused()
+
+
+@pytest.mark.parametrize("corpus, expected", [
+    ("fineweb", 103), ("fineweb-edu", 99),
+])
+def test_all_shards_of_a_corpus_are_the_default(fineweb, corpus, expected):
+    dataset = fineweb(corpus=corpus)
+    assert str(dataset) == (
+        f"FineWeb[corpus={corpus},num_train_shards={expected},repeat=False,"
+        "revision=main]"
+    )
+    assert str(fineweb(corpus=corpus, num_train_shards=expected)) == (
+        str(dataset)
+    )
 
 
 def test_a_run_does_not_start_with_a_large_download(fineweb, tmp_path):

@@ -4,10 +4,11 @@ import math
 import numpy as np
 import pytest
 from conftest import TINY_SOLVER
+from solver_suite.toy import Toy
 
 from benchmark_utils.device import KINDS
 from benchmark_utils.checked import combinations
-from benchmark_utils.parameters import RULES, convert, find_rule
+from benchmark_utils.parameters import RULES, convert, named_rule
 
 
 @pytest.mark.parametrize("name, written, value", [
@@ -47,6 +48,12 @@ def test_none_is_allowed_where_it_is_declared():
     with pytest.raises(ValueError, match="target=-1 must .*, or None"):
         convert("target", -1, [None])
 
+
+SOLVER_NAMES = [
+    "Adafactor", "AdamH", "AdamW", "AdEMAMix", "Lion", "MARS", "Muon",
+    "MuonH", "NAdam", "NorMuon", "PSGD-Kron", "Schedule-free AdamW", "Scion",
+    "SGD", "Shampoo", "Signum", "SOAP",
+]
 
 NUMBERS = {
     name for name, rule in RULES.items() if rule.kind is not None
@@ -107,12 +114,103 @@ def test_every_parameter_of_the_benchmark_has_a_rule_or_says_why(bench):
         if not component.is_installed():
             continue
         for values in combinations(component.parameters):
-            assert component.check_parameters(values) == values
+            checked = component.check_parameters(values)
+            assert component.check_parameters(checked) == checked
+            assert all(
+                checked[name] == value for name, value in values.items()
+                if value is not None
+            )
             without = {
-                name for name, default in values.items()
-                if find_rule(name, default) is None
+                name for name in values if named_rule(name) is None
             }
             assert without <= free
+
+
+@pytest.fixture
+def solver_at(bench):
+    """``solver_at(name, **parameters)``: an instance of a short horizon."""
+    def solver_at(name, **parameters):
+        found, = bench.check_solver_patterns([name], class_only=True)
+        if not found.is_installed():
+            pytest.skip(f"needs {', '.join(found.requirements)}")
+        return found.get_instance(
+            **{"num_steps": 20, "warmup_steps": 2} | parameters
+        )
+
+    return solver_at
+
+
+@pytest.mark.parametrize("name, parameter, value, allowed", [
+    ("Adafactor", "clipping_threshold", -1, "a number, at least 1"),
+    ("Adafactor", "beta2_decay", 3, "a number, at most 0"),
+    ("NAdam", "momentum_decay", -1, "a number, at least 0"),
+    ("AdEMAMix", "alpha", -1, "a number, at least 0"),
+    ("AdEMAMix", "beta1", 0, "a number above 0 to below 1"),
+    ("AdEMAMix", "beta3", 0, "a number above 0 to below 1"),
+    ("Schedule-free AdamW", "beta1", 0, "a number above 0 to below 1"),
+    ("MARS", "gamma", -50, "a number, at least 0"),
+    ("Muon", "momentum", 1.0, "a number from 0 to below 1"),
+    ("Muon", "ns_steps", 100, "a whole number from 1 to 99"),
+    ("MuonH", "momentum", 1.0, "a number from 0 to below 1"),
+    ("NorMuon", "momentum", 1.0, "a number from 0 to below 1"),
+    ("Scion", "momentum", 0, "a number above 0 to 1"),
+    ("Scion", "momentum", 1.1, "a number above 0 to 1"),
+])
+def test_a_value_that_the_method_is_not_defined_for_is_refused(
+        solver_at, name, parameter, value, allowed):
+    with pytest.raises(ValueError) as error:
+        solver_at(name, **{parameter: value})
+    assert str(error.value).endswith(
+        f"{name}: {parameter}={value!r} must be {allowed}."
+    )
+
+
+def test_every_solver_is_held_to_its_ranges(bench):
+    assert {solver.name for solver in bench.get_solvers()} == {
+        "Adam", "pytorch-optimizer", *SOLVER_NAMES
+    }
+
+
+@pytest.mark.parametrize("name", SOLVER_NAMES)
+def test_the_ends_of_each_range_are_those_of_the_method(
+        bench, solver_at, name):
+    """What a rule allows, the method takes, and stays finite."""
+    names = [
+        parameter for parameter, value in solver_at(name)._parameters.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        and parameter not in ("num_steps", "warmup_steps")
+    ]
+    for parameter in names:
+        rule = type(solver_at(name)).rules.get(parameter) or (
+            named_rule(parameter)
+        )
+        ends = [rule.low, rule.high, math.nextafter(rule.below, 0)]
+        for end in ends:
+            if not math.isfinite(end) or abs(end) > 1e6:
+                continue
+            solver = solver_at(name, **{parameter: end})
+            toy = Toy(solver).run(3)
+            assert all(w.isfinite().all() for w in toy.weights()), (
+                parameter, end
+            )
+
+
+@pytest.mark.parametrize("name, key", [
+    ("AdamW", "learning_rate"), ("AdamW", "num_steps, warmup_steps"),
+    ("Simulated", "repeat"), ("nanoGPT", "target"),
+])
+def test_a_grid_without_combinations_is_refused(bench, name, key):
+    component, = [
+        component for component in [
+            bench.get_benchmark_objective(), *bench.get_datasets(),
+            *bench.get_solvers(),
+        ] if component.name == name
+    ]
+    with pytest.raises(ValueError) as error:
+        component.parameters.copy().update({key: []})
+    assert str(error.value) == (
+        f"{name}: {key}=[] has no values: give at least one."
+    )
 
 
 def test_every_device_of_the_benchmark_is_one():

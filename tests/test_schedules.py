@@ -58,6 +58,29 @@ def test_there_can_be_no_cooldown(warmup_steps, cooldown, schedule):
         assert factor == (min(1.0, (step + 1) / 10) if warmup_steps else 1.0)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("cooldown", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_steps, warmup_steps", [
+    (1, 0), (1, 1), (2, 1), (2, 2), (7, 7),
+])
+def test_the_shortest_horizons_have_a_factor_at_every_step(
+        num_steps, warmup_steps, cooldown, schedule):
+    """And after the last one: throw-away weights take two steps."""
+    factors = [
+        learning_rate_factor(
+            step, num_steps, warmup_steps, schedule, cooldown
+        ) for step in range(num_steps + 1)
+    ]
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[:warmup_steps] == [
+        (step + 1) / warmup_steps for step in range(warmup_steps)
+    ]
+    is_cooled = (
+        schedule != "constant" and cooldown and warmup_steps < num_steps
+    )
+    assert factors[-1] == (0 if is_cooled else 1)
+
+
 def test_evaluations_are_finer_near_the_horizon():
     steps = evaluation_steps(3250, 125)
     coarse = [step for step in steps if step < 2925]

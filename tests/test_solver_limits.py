@@ -55,7 +55,7 @@ def hidden_moves(toy, start):
     (("MARS", dict(gamma=0.0, beta1=0.9, beta2=0.95, aux_learning_rate=0.01,
                    scale=3e-7)), ("AdamW", dict(scale=3e-7))),
     # The gradient is taken at the trained weights, not at their average.
-    (("Schedule-free AdamW", dict(beta1=0.0, beta2=0.9)),
+    (("Schedule-free AdamW", dict(beta1=1e-15, beta2=0.9)),
      ("AdamW", dict(beta1=0.0, beta2=0.9))),
     # By name, it is the same optimizer, with the same options.
     (("pytorch-optimizer", dict(optimizer="signsgd")), ("Signum", dict(

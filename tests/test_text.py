@@ -25,6 +25,7 @@ from benchopt.utils.run_context import RunContext
 from benchmark_utils.data import shards
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.tokenizers import make_encoder
+from benchmark_utils.errors import UserError
 from conftest import TINY_OBJECTIVE
 
 ROOT = Path(__file__).parents[1]
@@ -553,6 +554,26 @@ def test_a_worker_reads_the_shards_of_the_run_it_belongs_to(
         folder.rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="have changed since this run"):
         pickle.loads(sent).get_data()
+
+
+@pytest.mark.parametrize("path, sentence", [
+    ("/nowhere", "Text: path=/nowhere matches no files. Give a folder"),
+    ("' '", "Text: path=' ' is empty. Give a folder"),
+])
+def test_a_path_to_nothing_is_refused_when_it_is_chosen(
+        bench, path, sentence):
+    """Not after the training on the datasets before it."""
+    with pytest.raises(UserError) as error:
+        bench.check_dataset_patterns(["Simulated", f"Text[path={path}]"])
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_worker_needs_no_text_where_its_shards_are(text, novels):
+    dataset = text(novels)
+    expected = sides(dataset)
+    sent = pickle.dumps(dataset)
+    novels.rename(novels.with_name("moved"))
+    assert sides(pickle.loads(sent)) == expected
 
 
 def test_an_edited_text_never_gets_cached_results(novels, tmp_path):

@@ -5,6 +5,7 @@ import inspect
 # Kron needs opt_einsum, though the package doesn't require it: see
 # solvers/psgd_kron.py.
 import opt_einsum  # noqa: F401
+import torch
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
 
 from benchmark_utils.optimizers.groups import decay_groups
@@ -46,6 +47,29 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
         for group in decay_groups(part, weight_decay)
     ]
     return optimizer_class(groups, lr=learning_rate, **options)
+
+
+def check_values(name, learning_rate, weight_decay, options):
+    """Refuse what an optimizer's constructor refuses: arguments as those of
+    ``make_optimizer``.
+
+    Raises
+    ------
+    ValueError
+        With the constructor's own words.
+    """
+    roles = {
+        role: [torch.nn.Parameter(torch.zeros(shape))] for role, shape in
+        [("hidden_matrices", (4, 4)), ("embeddings", (4, 4)),
+         ("gains_and_biases", (4,))]
+    } | {"head": []}
+    try:
+        make_optimizer(name, roles, learning_rate, weight_decay, options)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer={name} can't be made with options={options}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def find_optimizer(name):

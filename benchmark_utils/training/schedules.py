@@ -21,7 +21,8 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     Parameters
     ----------
     step : int
-        Steps done before this one, in [0, num_steps).
+        Steps done before this one, in [0, num_steps]. After the last one, the
+        factor is the cool-down's end, or 1 where nothing is left for it.
     num_steps : int
         The horizon.
     warmup_steps : int
@@ -39,7 +40,7 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     start = max(warmup_steps, (1 - cooldown) * num_steps)
-    if schedule == "constant" or step < start:
+    if schedule == "constant" or step < start or start >= num_steps:
         return 1.0
     remaining = (num_steps - step) / (num_steps - start)
     if schedule == "linear":
