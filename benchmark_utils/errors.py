@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from benchmark_utils.last_words import note, open_notes
+from benchmark_utils.last_words import expect_results, note, open_notes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +36,7 @@ def readable(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_notes()
+        expect_results(getattr(self, "_run_context", None))
         show_frames(True)
         try:
             return method(self, *args, **kwargs)

@@ -7,6 +7,7 @@ say is said once more when the command ends, below everything else.
 import atexit
 import contextlib
 import functools
+import glob
 import multiprocessing
 import os
 import secrets
@@ -19,12 +20,15 @@ import pandas as pd
 
 from benchmark_utils.results.failures import describe_failure
 
-ROOT = Path(__file__).resolve().parents[1]
 # The environment variable that tells the worker processes of a command in
 # which file to leave what is said when it ends.
 NOTES = "BENCHMARK_NANOGPT_NOTES"
 # benchopt's columns that tell a run from the others.
 RUN = ["dataset_name", "objective_name", "solver_name", "idx_rep"]
+
+# The path of this command's results, without the suffix; None if there are
+# none yet.
+_results = None
 
 
 @functools.cache
@@ -39,6 +43,13 @@ def open_notes():
         # What is registered last is called first.
         atexit.register(print_notes)
         atexit.register(name_the_report, time.time())
+
+
+def expect_results(context):
+    """Take from benchopt's context of a run, if there is one, where the
+    command's results will be. A cached run has a context, too."""
+    global _results
+    _results = getattr(context, "run_output_base", None) or _results
 
 
 def note(run, sentence):
@@ -60,11 +71,16 @@ def note(run, sentence):
 
 
 def name_the_report(since):
-    """Print the command that reports the newest results in ``outputs/``, if
-    they were written after ``since``, in seconds since 1970; and note which of
-    their runs went wrong, those from benchopt's cache included."""
-    files = list((ROOT / "outputs").glob("*.parquet"))
-    newest = max(files, key=os.path.getmtime, default=None)
+    """Print the command that reports this command's results, if they were
+    written after ``since``, in seconds since 1970; and note which of their
+    runs went wrong, those from benchopt's cache included."""
+    if _results is None:
+        return
+    # benchopt adds a number to a name that is taken.
+    names = f"{glob.escape(_results.name)}*.parquet"
+    newest = max(
+        _results.parent.glob(names), key=os.path.getmtime, default=None
+    )
     if newest and newest.stat().st_mtime >= since:
         # Not if it isn't this benchmark's.
         with contextlib.suppress(OSError, ValueError, KeyError):

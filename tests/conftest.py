@@ -11,7 +11,9 @@ from benchopt.benchmark import Benchmark
 from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 
-from benchmark_utils.last_words import NOTES, open_notes, print_notes
+from benchmark_utils.last_words import (
+    NOTES, name_the_report, open_notes, print_notes
+)
 
 ROOT = Path(__file__).parents[1]
 # Tests never reach for the network: the Hub's client must not try.
@@ -75,6 +77,7 @@ def notes(tmp_path, monkeypatch):
     the tests end."""
     open_notes()
     atexit.unregister(print_notes)
+    atexit.unregister(name_the_report)
     path = tmp_path / "notes.txt"
     monkeypatch.setenv(NOTES, str(path))
     return path

@@ -479,11 +479,11 @@ def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
     assert "had nothing to do" in printed and "no weight" not in printed
 
 
-@pytest.mark.parametrize("jobs", ["", " -j 2"])
-def test_runs_from_the_cache_say_what_they_said(tmp_path, jobs):
+@pytest.mark.parametrize("options", ["-j 2", "--output ../elsewhere/mine"])
+def test_runs_from_the_cache_say_what_they_said(tmp_path, options):
     clone = Clone(tmp_path / "clone")
     command = (
-        f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 1 "
+        f"benchopt run . --config configs/smoke.yml --no-plot {options} -r 1 "
         "-s SGD[num_steps=4,warmup_steps=1,learning_rate=1e6,max_grad_norm=0] "
         "-s SGD[num_steps=4,warmup_steps=1,learning_rate=0] "
         "-s SGD[num_steps=4,warmup_steps=1]"

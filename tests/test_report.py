@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from benchopt.utils.run_context import RunContext
 from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
 
@@ -232,7 +233,11 @@ def test_the_report_of_new_results_alone_is_named(
     path = tmp_path / "outputs" / "two words.parquet"
     path.parent.mkdir()
     path.touch()
-    monkeypatch.setattr(last_words, "ROOT", tmp_path)
+    # Another command's.
+    (path.parent / "three words.parquet").touch()
+    monkeypatch.setattr(last_words, "_results", None)
+    last_words.expect_results(RunContext(path.with_suffix("")))
+    last_words.expect_results(None)
     monkeypatch.chdir(tmp_path)
     last_words.name_the_report(since=path.stat().st_mtime + 1)
     assert capsys.readouterr().out == ""
