@@ -471,12 +471,21 @@ def test_a_run_that_ends_above_its_beginning_says_so(run, capsys, notes):
 def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
     frame = run(objective={"target": 10})
     assert frame.step.tolist() == [0]
-    warning = "has nothing to do: the untrained model's loss of 5.555 is below"
+    warning = "needs no training: the untrained model's loss of 5.555 is below"
     assert capsys.readouterr().out.count(f"WARNING: AdamW {warning}") == 1
     assert warning in notes.read_text()
     report.main([str(tmp_path / "results.parquet")])
     printed = capsys.readouterr().out
-    assert "had nothing to do" in printed and "no weight" not in printed
+    assert "needed no training" in printed and "no weight" not in printed
+
+
+def test_weights_that_stay_are_said_with_a_target_of_no_training_too(
+        run, capsys, tmp_path):
+    run({"SGD": {"learning_rate": 0}},
+        {"target": 10, "stop_at_target": False})
+    report.main([str(tmp_path / "results.parquet")])
+    printed = capsys.readouterr().out
+    assert "needed no training" in printed and "no weight" in printed
 
 
 @pytest.mark.parametrize("options", ["-j 2", "--output ../elsewhere/mine"])

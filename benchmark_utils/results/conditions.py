@@ -94,10 +94,13 @@ def warnings(runs):
         at_once = rows["steps_to_target"] == 0
         if at_once.any():
             found.append(
-                f"{at_once.sum()} of {n} seeds of {label} had nothing to do: "
+                f"{at_once.sum()} of {n} seeds of {label} needed no training: "
                 "the untrained model is below the target."
             )
-        unmoved = ~at_once & (rows.get("weights_moved", 1) == 0)
+        # A run without a step has moved none either.
+        unmoved = (rows["trained_to"] > 0) & (
+            rows.get("weights_moved", 1) == 0
+        )
         if unmoved.any():
             found.append(
                 f"{unmoved.sum()} of {n} seeds of {label} trained nothing: no "

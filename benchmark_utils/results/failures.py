@@ -36,6 +36,6 @@ def describe_failure(curve):
         )
     if first["objective_target_reached"]:
         yield (
-            f"has nothing to do: the untrained model's loss of {initial:.4g} "
+            f"needs no training: the untrained model's loss of {initial:.4g} "
             f"is below the target of {first['objective_target']:.4g}."
         )
