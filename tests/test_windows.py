@@ -46,8 +46,13 @@ def test_every_name_that_a_run_writes_is_allowed(run, tmp_path, monkeypatch):
             assert not RESERVED & set(part) and part[-1] not in ". ", part
 
 
-def test_a_path_with_a_drive_reaches_the_data_set(bench):
+def test_a_path_with_a_drive_reaches_the_data_set(
+        bench, tmp_path, monkeypatch):
     path = PureWindowsPath("C:\\books of mine\\one.txt").as_posix()
+    # Here, a folder of that name.
+    monkeypatch.chdir(tmp_path)
+    Path(path).parent.mkdir(parents=True)
+    Path(path).write_text("A text.")
     (_, parameters), = bench.check_dataset_patterns([f"Text[path='{path}']"])
     assert parameters["path"] == path
 
