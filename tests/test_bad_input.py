@@ -460,7 +460,7 @@ def test_a_run_that_ends_above_its_beginning_says_so(run, capsys, notes):
     sgd = frame[frame.solver_name.str.startswith("SGD")].value
     warning = (
         f"ends at a loss of {sgd.iloc[-1]:.4g}, above the {sgd.iloc[0]:.4g} "
-        "of the untrained model"
+        "of step 0"
     )
     assert sgd.iloc[-1] > sgd.iloc[0]
     assert f"WARNING: SGD {warning}" in capsys.readouterr().out
@@ -471,7 +471,7 @@ def test_a_run_that_ends_above_its_beginning_says_so(run, capsys, notes):
 def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
     frame = run(objective={"target": 10})
     assert frame.step.tolist() == [0]
-    warning = "needs no training: the untrained model's loss of 5.555 is below"
+    warning = "needs no training: its loss of 5.555 at step 0 is below"
     assert capsys.readouterr().out.count(f"WARNING: AdamW {warning}") == 1
     assert warning in notes.read_text()
     report.main([str(tmp_path / "results.parquet")])

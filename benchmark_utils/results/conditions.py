@@ -95,7 +95,7 @@ def warnings(runs):
         if at_once.any():
             found.append(
                 f"{at_once.sum()} of {n} seeds of {label} needed no training: "
-                "the untrained model is below the target."
+                "their loss at step 0 is below the target."
             )
         # A run without a step has moved none either.
         unmoved = (rows["trained_to"] > 0) & (

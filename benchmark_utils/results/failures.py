@@ -26,8 +26,8 @@ def describe_failure(curve):
         )
     elif "objective_stop_reason" in last and loss > initial:
         yield (
-            f"ends at a loss of {loss:.4g}, above the {initial:.4g} of the "
-            "untrained model. Is a learning rate too large?"
+            f"ends at a loss of {loss:.4g}, above the {initial:.4g} of step "
+            "0. Is a learning rate too large?"
         )
     if len(curve) > 1 and not last["objective_weights_moved"]:
         yield (
@@ -36,6 +36,6 @@ def describe_failure(curve):
         )
     if first["objective_target_reached"]:
         yield (
-            f"needs no training: the untrained model's loss of {initial:.4g} "
-            f"is below the target of {first['objective_target']:.4g}."
+            f"needs no training: its loss of {initial:.4g} at step 0 is below "
+            f"the target of {first['objective_target']:.4g}."
         )
