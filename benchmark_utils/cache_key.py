@@ -42,6 +42,18 @@ class KeyedFiles(Keyed):
     # Names of parameters; the value None is no file.
     file_parameters = ()
 
+    @classmethod
+    def check_there(cls, values):
+        for name in cls.file_parameters:
+            path = values[name]
+            if path is not None and not Path(path).is_file():
+                raise ValueError(
+                    f"{name}: there is no file {path}. (On its command line, "
+                    'benchopt takes "=" in a path for ":", and splits one '
+                    "without quotes at commas: copy such a file to another "
+                    "name.)"
+                )
+
     def cache_key(self):
         paths = (self._parameters[name] for name in self.file_parameters)
         return [(path, _stamp(path)) for path in paths if path is not None]

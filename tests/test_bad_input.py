@@ -246,6 +246,8 @@ def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
       "num_train_shards=103]"], "FineWeb: num_train_shards=103 is more than "),
     (["-d", "Simulated", "-d", "Text[path=/nowhere]"],
      "Text: path=/nowhere matches no files. "),
+    (["-o", "nanoGPT[initial_weights=[None,'/nowhere/a.safetensors']]"],
+     "nanoGPT: initial_weights: there is no file /nowhere/a.safetensors. "),
     (["-s", "SGD", "-s", "AdamW[learning_rate=[]]"],
      "AdamW: learning_rate=[] has no values: give at least one."),
     (["-s", "SGD", "-s", "pytorch-optimizer[options={betas:x}]"],

@@ -57,11 +57,7 @@ def load_weights(model, path):
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
-        raise ValueError(
-            f"There is no file {path}. (On its command line, benchopt takes "
-            '"=" in a path for ":", and splits one without quotes at commas: '
-            "copy such a file to another name.)"
-        ) from error
+        raise ValueError(f"There is no file {path}.") from error
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
     own = model.state_dict()
