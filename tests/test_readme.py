@@ -194,5 +194,8 @@ TEXT = (
 def test_a_laptop_trains_on_real_text(clone):
     assert "vocabulary of 257" in clone.run(TEXT + " --no-display")
     losses = clone.results().objective_value
-    assert losses.iloc[0] == pytest.approx(np.log(257), abs=0.3)
+    # Less than equal probabilities give, because a tied head expects each
+    # byte once more, and a library has many spaces in a row; how much less
+    # depends on the version of Python.
+    assert np.log(257) - 0.6 < losses.iloc[0] < np.log(257) + 0.1
     assert losses.iloc[-1] < 2.8
