@@ -75,10 +75,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
 
     @classmethod
     def check_there(cls, values):
-        path = values["path"]
-        if path is not None and not list_files(path):
-            # It says so.
-            read_documents(path)
+        if values["path"] is not None:
+            list_files(values["path"])
 
     def cache_key(self):
         """benchopt doesn't see that a text was edited."""

@@ -46,12 +46,6 @@ def read_documents(path):
         If there is no text.
     """
     files = list_files(path)
-    if not files:
-        raise ValueError(
-            f"path={path} matches no files. Give a folder, a file, or a glob "
-            "such as 'texts/**/*.txt' in which ** stands for folders of any "
-            "depth."
-        )
     documents, skipped = {}, {}
     for file in files:
         data = file.read_bytes()
@@ -110,7 +104,8 @@ def printable(path):
 
 
 def list_files(path):
-    """The regular files that ``path`` stands for, sorted."""
+    """The regular files that ``path`` stands for, sorted; ``ValueError`` if
+    there are none."""
     if path is None:
         root = Path(sysconfig.get_path("stdlib"))
         # The modules that every installation of this version has: no test
@@ -137,7 +132,14 @@ def list_files(path):
     else:
         files = map(Path, glob.glob(str(given), recursive=True))
     # Reading a pipe would wait for whoever writes to it.
-    return sorted(file for file in files if file.is_file())
+    files = sorted(file for file in files if file.is_file())
+    if not files:
+        raise ValueError(
+            f"path={path} matches no files. Give a folder, a file, or a glob "
+            "such as 'texts/**/*.txt' in which ** stands for folders of any "
+            "depth."
+        )
+    return files
 
 
 def split(documents):
