@@ -10,24 +10,28 @@ import time
 from benchopt import BaseObjective
 
 # First, because it must come before torch.
-from benchmark_utils.threads import choose_threads
+from benchmark_utils.hardware.threads import choose_threads
 
-from benchmark_utils.checked import CheckedParameters
-from benchmark_utils.cache_key import KeyedFiles, versions
+# isort: split
+from benchmark_utils.console.errors import noted, readable
+from benchmark_utils.console.progress import only_warned, say
 from benchmark_utils.data.loader import BatchLoader, validation_loader
-from benchmark_utils.device import device_name, dtype_name
-from benchmark_utils.errors import noted, readable
-from benchmark_utils.machine import Machine
+from benchmark_utils.distributed.launch import check_launcher, choose_world
+from benchmark_utils.hardware.device import device_name, dtype_name
+from benchmark_utils.hardware.memory import keep_freed_memory
+from benchmark_utils.hardware.selection import Machine
+from benchmark_utils.harness.cache_key import KeyedFiles, versions
+from benchmark_utils.harness.problem import Problem, RunOptions
+from benchmark_utils.harness.stopping import TargetCriterion
+from benchmark_utils.harness.validation import CheckedParameters
 from benchmark_utils.models.named import (
-    CHOICES, architecture, describe, make_model
+    CHOICES,
+    architecture,
+    describe,
+    make_model,
 )
 from benchmark_utils.models.weights import load_weights, save_weights
-from benchmark_utils.places import check_launcher, choose_world
-from benchmark_utils.problem import Problem, RunOptions
-from benchmark_utils.progress import only_warned, say
-from benchmark_utils.stopping import TargetCriterion
 from benchmark_utils.training.evaluation import evaluate, finite_or_inf
-from benchmark_utils.training.memory import keep_freed_memory
 
 # Parameters that say what becomes of a run, and not what it is.
 UNNAMED = "checkpoint_every", "resume", "save_weights", "log"

@@ -1,4 +1,4 @@
-"""The base class of all solvers: a Trainer under benchopt's clock.
+"""The base classes of all solvers: a Trainer under benchopt's clock.
 
 A solver says which optimizer it is (``get_optimizer``); everything that
 another solver must not do differently is here and in the Trainer.
@@ -6,30 +6,40 @@ another solver must not do differently is here and in the Trainer.
 import contextlib
 import functools
 
+import torch
 from benchopt import BaseSolver
 
-from benchmark_utils import signals
-from benchmark_utils.cache_key import Keyed, code_hash, versions
-from benchmark_utils.checked import CheckedParameters
-from benchmark_utils.device import synchronize
-from benchmark_utils.errors import noted
-from benchmark_utils.followers import together
-from benchmark_utils.optimizers.groups import describe_groups
-from benchmark_utils.progress import Progress, say_once
-from benchmark_utils.resume import Resumable
-from benchmark_utils.settings import PublishedSettings
-from benchmark_utils.training.compilation import choose_compile, compile_model
-from benchmark_utils.training.memory import (
-    choose_micro_batch, max_micro_batch, peak_memory, release_memory
+from benchmark_utils.console.errors import noted
+from benchmark_utils.console.progress import Progress, say_once
+from benchmark_utils.distributed.data_parallel import SharedUpdates
+from benchmark_utils.distributed.workers import together
+from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.hardware.compilation import choose_compile, compile_model
+from benchmark_utils.hardware.device import synchronize
+from benchmark_utils.hardware.memory import (
+    choose_micro_batch,
+    max_micro_batch,
+    peak_memory,
+    release_memory,
 )
-from benchmark_utils.training.movement import weight_sums
-from benchmark_utils.training.ranks import ALONE
+from benchmark_utils.harness.cache_key import Keyed, code_hash, versions
+from benchmark_utils.harness.published import PublishedSettings
+from benchmark_utils.harness.resume import Resumable
+from benchmark_utils.harness.validation import CheckedParameters
+from benchmark_utils.optimizers.combined import CombinedOptimizer
+from benchmark_utils.optimizers.groups import describe_groups, rest_groups
+from benchmark_utils.training import signals
 from benchmark_utils.training.schedules import (
-    choose_eval_every, evaluation_share, evaluation_steps,
-    learning_rate_factor
+    choose_eval_every,
+    evaluation_share,
+    evaluation_steps,
+    learning_rate_factor,
 )
-from benchmark_utils.training.sharing import SharedUpdates
-from benchmark_utils.training.trainer import Trainer, seed_generators
+from benchmark_utils.training.trainer import (
+    Trainer,
+    parameter_sums,
+    seed_generators,
+)
 
 # The solver whose model, gradients and optimizer state are in memory.
 # benchopt keeps every solver of a run alive, and tells none that its run has
@@ -199,7 +209,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
                 weights_moved=int(
-                    not weight_sums(trainer.model).equal(self._first_sums)
+                    not parameter_sums(trainer.model).equal(self._first_sums)
                 ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
@@ -242,7 +252,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             world=self.world, shared_updates=SharedUpdates(
                 self.world, roles["hidden_matrices"], self.shared_work),
         )
-        self._first_sums = weight_sums(model)
+        self._first_sums = parameter_sums(model)
         say_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
             f"of {micro_batch_size} x {length}"
@@ -278,3 +288,65 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             "code": code_hash(),
             "versions": versions(self.requirements or []),
         }
+
+
+class MatrixSolver(TrainingSolver):
+    """A method for the hidden matrices; AdamW takes the other parameters.
+
+    Its ``get_optimizer`` ends in ``with_adamw``.
+    Its parameters include ``aux_learning_rate``, ``aux_beta1``, ``aux_beta2``
+    and ``aux_weight_decay``, those of AdamW. Every such solver also takes
+
+    - ``aux_eps``: None is 1e-8;
+    - ``embedding_learning_rate``, ``head_learning_rate``,
+      ``gain_learning_rate``: None is ``aux_learning_rate``. The last one is
+      of gains and biases;
+    - ``gain_weight_decay``: None is 0.
+    """
+
+    optional_parameters = TrainingSolver.optional_parameters + (
+        "aux_eps", "embedding_learning_rate", "head_learning_rate",
+        "gain_learning_rate", "gain_weight_decay",
+    )
+
+    def with_adamw(self, optimizer, roles, **own):
+        """Add AdamW for all that an optimizer of the hidden matrices leaves.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            It holds ``roles["hidden_matrices"]``.
+        roles : dict of str to list of nn.Parameter
+        **own : float
+            What ``learning_rate``, ``beta1``, ``beta2``, ``eps`` or
+            ``weight_decay`` are without an ``aux_`` parameter of the name.
+
+        Returns
+        -------
+        optimizer : CombinedOptimizer
+        """
+        own = {"eps": 1e-8} | own
+
+        def aux(name):
+            value = getattr(self, f"aux_{name}", None)
+            if value is None and name not in own:
+                raise ValueError(
+                    f"{self.name} lacks aux_{name}, a parameter of AdamW's "
+                    "part."
+                )
+            return own[name] if value is None else value
+
+        groups = rest_groups(
+            roles,
+            learning_rates={
+                "embeddings": self.embedding_learning_rate,
+                "head": self.head_learning_rate,
+                "gains_and_biases": self.gain_learning_rate,
+            },
+            weight_decay=aux("weight_decay"),
+            gain_weight_decay=self.gain_weight_decay or 0.0,
+        )
+        return CombinedOptimizer(optimizer, torch.optim.AdamW(
+            groups, lr=aux("learning_rate"), eps=aux("eps"),
+            betas=(aux("beta1"), aux("beta2")), fused=True,
+        ))

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.cache_key import Keyed
+from benchmark_utils.console.errors import readable
 from benchmark_utils.data.hub import fetch_shards, shard_versions
 from benchmark_utils.data.shards import TokenShards
-from benchmark_utils.errors import readable
-from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.harness.cache_key import Keyed
+from benchmark_utils.harness.validation import CheckedParameters
 
 SHARD_BYTES = 200_001_024
 # Shards that a run fetches unasked, in all 1 GB.

@@ -12,9 +12,9 @@ import numpy as np
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
+from benchmark_utils.console.errors import readable
 from benchmark_utils.data.shards import TokenShards, write_shard
-from benchmark_utils.errors import readable
-from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.harness.validation import CheckedParameters
 
 # Raise it whenever the documents change: it names the folder of the shards.
 FORMAT_VERSION = 1

@@ -23,15 +23,20 @@ import sysconfig
 from benchopt import BaseDataset
 from benchopt.config import get_data_path
 
-from benchmark_utils.cache_key import Keyed
+from benchmark_utils.console.errors import readable
 from benchmark_utils.data.documents import (
-    PASSAGE_LENGTH, VALIDATION_SHARE, describe_skipped, list_files,
-    read_documents, read_passages, split
+    PASSAGE_LENGTH,
+    VALIDATION_SHARE,
+    describe_skipped,
+    list_files,
+    read_documents,
+    read_passages,
+    split,
 )
 from benchmark_utils.data.shards import TokenShards, write_shards
 from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
-from benchmark_utils.errors import readable
-from benchmark_utils.checked import CheckedParameters
+from benchmark_utils.harness.cache_key import Keyed
+from benchmark_utils.harness.validation import CheckedParameters
 
 # Raise it whenever the same files make other shards: it is part of their
 # folder's name.

@@ -2,12 +2,10 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.results import traces
-from benchmark_utils.results.problems import (
-    describe, problem_options, select
-)
-from benchmark_utils.results.sweeps import equal_times
-from benchmark_utils.results.table import runs
+from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.sweeps import equal_times
+from benchmark_utils.analysis.table import runs
 
 
 class Plot(BasePlot):

@@ -3,13 +3,11 @@ import math
 
 from benchopt import BasePlot
 
-from benchmark_utils.results import traces
-from benchmark_utils.results.problems import (
-    describe, problem_options, select
-)
-from benchmark_utils.results.savings import steps_saved, title_of
-from benchmark_utils.results.table import runs
-from benchmark_utils.results.verdict import verdict
+from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.savings import steps_saved, title_of
+from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.verdict import verdict
 
 
 class Plot(BasePlot):

@@ -1,12 +1,15 @@
 """How soon, and how surely: the share of runs at the target by each step."""
 from benchopt import BasePlot
 
-from benchmark_utils.results import traces
-from benchmark_utils.results.curves import share_reached
-from benchmark_utils.results.problems import (
-    describe, outcome, problem_options, select
+from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.curves import share_reached
+from benchmark_utils.analysis.problems import (
+    describe,
+    outcome,
+    problem_options,
+    select,
 )
-from benchmark_utils.results.table import runs
+from benchmark_utils.analysis.table import runs
 
 
 class Plot(BasePlot):

@@ -2,14 +2,17 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.results import traces
-from benchmark_utils.results.problems import (
-    describe, problem_options, select
+from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.sweeps import (
+    MEASURES,
+    NO_POINTS,
+    at_the_edge,
+    logarithmic,
+    sweep,
+    swept_parameters,
 )
-from benchmark_utils.results.sweeps import (
-    MEASURES, NO_POINTS, at_the_edge, logarithmic, sweep, swept_parameters
-)
-from benchmark_utils.results.table import plain, runs
+from benchmark_utils.analysis.table import plain, runs
 
 COLUMNS = {words: column for column, words in MEASURES.items()}
 NONE = "no parameter was swept"

@@ -2,14 +2,22 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.results import traces
-from benchmark_utils.results.curves import (
-    AXES, highest_loss, in_order, median_curves, seed_curves, shows_target
+from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.curves import (
+    AXES,
+    highest_loss,
+    in_order,
+    median_curves,
+    seed_curves,
+    shows_target,
 )
-from benchmark_utils.results.problems import (
-    describe, outcome, problem_options, select
+from benchmark_utils.analysis.problems import (
+    describe,
+    outcome,
+    problem_options,
+    select,
 )
-from benchmark_utils.results.table import SEED, runs
+from benchmark_utils.analysis.table import SEED, runs
 
 NEAR = "near the target"
 SEEDS = "every seed"

@@ -3,13 +3,11 @@ import re
 
 from benchopt import BasePlot
 
-from benchmark_utils.results.formats import cells
-from benchmark_utils.results.problems import (
-    describe, problem_options, select
-)
-from benchmark_utils.results.table import runs
-from benchmark_utils.results.verdict import verdict
-from benchmark_utils.results.wording import in_short
+from benchmark_utils.analysis.formats import cells
+from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.text import in_short
+from benchmark_utils.analysis.verdict import verdict
 
 # Of a page that could not load its scripts, this title is all that shows.
 HELP = (

@@ -1,7 +1,7 @@
 """AdamW's former name, for command lines and configurations that have it."""
 from benchopt.benchmark import get_running_benchmark
 
-from benchmark_utils.matrix_solver import MatrixSolver
+from benchmark_utils.solver import MatrixSolver
 
 
 def adamw():

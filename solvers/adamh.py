@@ -5,8 +5,8 @@ Hyperball Optimization" (2025).
 """
 import torch
 
-from benchmark_utils.matrix_solver import MatrixSolver
 from benchmark_utils.optimizers.hyperball import Hyperball
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

@@ -4,7 +4,7 @@ Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
 """
 import torch
 
-from benchmark_utils.matrix_solver import MatrixSolver
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

@@ -4,8 +4,8 @@ Pagliardini et al., "The AdEMAMix Optimizer: Better, Faster, Older" (2024).
 """
 from pytorch_optimizer import AdEMAMix
 
+from benchmark_utils.harness.rules import Rule, number
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 

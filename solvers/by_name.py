@@ -4,11 +4,15 @@
 
 Some of them differ from their papers: see docs/methods.rst.
 """
-from benchmark_utils.checked import convert_options
+from benchmark_utils.harness.rules import Rule, number
+from benchmark_utils.harness.validation import convert_options
 from benchmark_utils.optimizers.by_name import (
-    check_options, check_values, find_optimizer, known_options, make_optimizer
+    check_options,
+    check_values,
+    find_optimizer,
+    known_options,
+    make_optimizer,
 )
-from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 

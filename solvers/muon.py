@@ -5,7 +5,7 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks"
 """
 import torch
 
-from benchmark_utils.matrix_solver import MatrixSolver
+from benchmark_utils.solver import MatrixSolver
 
 POLYNOMIALS = {
     # Twelve iterations bring singular values above 5e-4 of the matrix's norm

@@ -4,7 +4,7 @@ Li et al., "NorMuon: Making Muon more efficient and scalable" (2025).
 """
 from pytorch_optimizer import NorMuon
 
-from benchmark_utils.matrix_solver import MatrixSolver
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

@@ -9,7 +9,7 @@ and Pooladzandi's Kron (2024).
 import opt_einsum  # noqa: F401
 from pytorch_optimizer import Kron
 
-from benchmark_utils.matrix_solver import MatrixSolver
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

@@ -5,8 +5,8 @@ the trained weights and their average; the average is evaluated.
 """
 from schedulefree import AdamWScheduleFree
 
+from benchmark_utils.harness.rules import Rule, number
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.parameters import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 

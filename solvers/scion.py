@@ -6,7 +6,7 @@ Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs"
 from pytorch_optimizer import SCION
 from pytorch_optimizer.optimizer.scion import LMONorm
 
-from benchmark_utils.parameters import Rule, number
+from benchmark_utils.harness.rules import Rule, number
 from benchmark_utils.solver import TrainingSolver
 
 

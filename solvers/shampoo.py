@@ -3,8 +3,8 @@
 Gupta et al., "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018);
 see ``benchmark_utils/optimizers/shampoo.py``.
 """
-from benchmark_utils.matrix_solver import MatrixSolver
 from benchmark_utils.optimizers.shampoo import Shampoo
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

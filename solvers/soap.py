@@ -3,8 +3,8 @@
 Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024). The
 first gradient only sets the basis; the weights don't move.
 """
-from benchmark_utils.matrix_solver import MatrixSolver
 from benchmark_utils.optimizers.soap import SOAP
+from benchmark_utils.solver import MatrixSolver
 
 
 class Solver(MatrixSolver):

@@ -19,12 +19,12 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.device import synchronize
-from benchmark_utils.machine import choose_device, choose_dtype
+from benchmark_utils.distributed.world import ALONE, World
+from benchmark_utils.hardware.compilation import compile_model
+from benchmark_utils.hardware.device import synchronize
+from benchmark_utils.hardware.memory import keep_freed_memory
+from benchmark_utils.hardware.selection import choose_device, choose_dtype
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training.compilation import compile_model
-from benchmark_utils.training.memory import keep_freed_memory
-from benchmark_utils.training.ranks import ALONE, World
 from benchmark_utils.training.trainer import Trainer
 from speed.variants import VOCAB_SIZE, build
 

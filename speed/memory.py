@@ -22,13 +22,16 @@ import json
 
 import torch
 
-from benchmark_utils.device import autocast
+from benchmark_utils.hardware.device import autocast
+from benchmark_utils.hardware.memory import (
+    choose_micro_batch,
+    max_micro_batch,
+    peak_memory,
+    release_memory,
+)
 from benchmark_utils.models.named import MODELS, make_model
 from benchmark_utils.optimizers.groups import decay_groups
 from benchmark_utils.training.evaluation import evaluation_rows
-from benchmark_utils.training.memory import (
-    choose_micro_batch, max_micro_batch, peak_memory, release_memory
-)
 from benchmark_utils.training.trainer import Trainer
 
 VOCAB_SIZE = 50257

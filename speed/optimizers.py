@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from benchopt.benchmark import Benchmark
 
-from benchmark_utils.device import autocast, synchronize
-from benchmark_utils.machine import choose_device, choose_dtype
+from benchmark_utils.hardware.device import autocast, synchronize
+from benchmark_utils.hardware.memory import keep_freed_memory
+from benchmark_utils.hardware.selection import choose_device, choose_dtype
 from benchmark_utils.models.named import make_model
-from benchmark_utils.training.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -35,15 +35,22 @@ import time
 
 import torch
 
-from benchmark_utils.device import KINDS, dtype_name, synchronize
-from benchmark_utils.machine import choose_device, choose_dtype
-from benchmark_utils.models.named import MODELS
-from benchmark_utils.training.memory import (
-    peak_memory, process_memory, release_memory
+from benchmark_utils.hardware.device import KINDS, dtype_name, synchronize
+from benchmark_utils.hardware.memory import (
+    peak_memory,
+    process_memory,
+    release_memory,
 )
+from benchmark_utils.hardware.selection import choose_device, choose_dtype
+from benchmark_utils.models.named import MODELS
 from speed import devices
 from speed.variants import (
-    ONLY_GPT2, VARIANTS, facts, flops, make_step, shape_of
+    ONLY_GPT2,
+    VARIANTS,
+    facts,
+    flops,
+    make_step,
+    shape_of,
 )
 
 # Options that replace a model's own sizes.

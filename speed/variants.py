@@ -12,11 +12,11 @@ import torch
 
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.hardware.compilation import compile_model
+from benchmark_utils.hardware.memory import keep_freed_memory
 from benchmark_utils.models.named import architecture, make_model
 from benchmark_utils.optimizers.groups import decay_groups
-from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.evaluation import evaluate
-from benchmark_utils.training.memory import keep_freed_memory
 from benchmark_utils.training.trainer import Trainer
 
 VOCAB_SIZE = 50257

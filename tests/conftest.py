@@ -11,8 +11,11 @@ from benchopt.benchmark import Benchmark
 from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 
-from benchmark_utils.last_words import (
-    NOTES, name_the_report, open_notes, print_notes
+from benchmark_utils.console.run_summary import (
+    NOTES,
+    name_the_report,
+    open_notes,
+    print_notes,
 )
 
 ROOT = Path(__file__).parents[1]

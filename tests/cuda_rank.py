@@ -22,8 +22,9 @@ import torch.testing._internal.distributed.fake_pg  # noqa: F401
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext
 
-from benchmark_utils import device, followers
-from benchmark_utils.training.ranks import World
+from benchmark_utils.distributed import workers
+from benchmark_utils.distributed.world import World
+from benchmark_utils.hardware import device
 from cuda_runs import ROOT, STEPS, plant, watch
 
 RANK, SIZE = 1, 2
@@ -38,7 +39,7 @@ LOST = "lost"
 
 
 def what_rank_0_sends(bench, stem):
-    """The run as bytes: see ``followers.Gathering``."""
+    """The run as bytes: see ``workers.Gathering``."""
     objective = bench.get_benchmark_objective().get_instance(**OBJECTIVE)
     dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
     dataset = dataset.get_instance(**DATASET)
@@ -81,7 +82,7 @@ def follow(stem):
     # As in a process that rank 0 has started.
     multiprocessing.current_process().name = "MainProcess"
     if stem == LOST:
-        plant(followers.follow, "torch.cuda.set_device(rank)", "pass")
+        plant(workers.follow, "torch.cuda.set_device(rank)", "pass")
     with FakeCUDA(num_devices=SIZE) as cuda:
         run = what_rank_0_sends(bench, "adamw" if stem == LOST else stem)
         watch(cuda)
@@ -93,7 +94,7 @@ def follow(stem):
         reader, writer = os.pipe()
         os.write(writer, run)
         sys.stdin = types.SimpleNamespace(buffer=os.fdopen(reader, "rb"))
-        followers.follow(RANK, SIZE, store.port)
+        workers.follow(RANK, SIZE, store.port)
         return stem, {
             "devices": sorted(map(str, cuda.devices)), "sent": sent,
             "waits": dict(cuda.waits), "num_steps": STEPS,

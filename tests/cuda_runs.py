@@ -26,12 +26,12 @@ from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 from torch._dynamo.backends.debugging import aot_eager
 
-from benchmark_utils import device
 from benchmark_utils.data.loader import BatchLoader
+from benchmark_utils.hardware import compilation, device
 from benchmark_utils.models.transformer import Transformer
 from benchmark_utils.optimizers.shampoo import Shampoo
 from benchmark_utils.solver import TrainingSolver
-from benchmark_utils.training import compilation, evaluation
+from benchmark_utils.training import evaluation
 from benchmark_utils.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]

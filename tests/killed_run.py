@@ -16,15 +16,18 @@ from benchopt.benchmark import Benchmark
 from benchopt.cli.main import run
 
 from conftest import (
-    ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, read_plain, selector
+    ROOT,
+    TINY_DATASET,
+    TINY_OBJECTIVE,
+    TINY_SOLVER,
+    read_plain,
+    selector,
 )
 
 # All that the runs import, once; torch._dynamo when a model is made.
 Benchmark(ROOT, no_cache=True).get_solvers()
 
-from benchmark_utils.training import (  # noqa: E402
-    checkpoints, evaluation, trainer
-)
+from benchmark_utils.training import checkpoints, evaluation, trainer  # noqa: E402
 
 # What happens several times in a run, and a function that is called each time.
 MOMENTS = {

@@ -24,7 +24,7 @@ BENCH = Benchmark(ROOT, no_cache=True)
 # All that the ranks import, once; torch._dynamo when a model is made.
 BENCH.get_solvers()
 
-from benchmark_utils.places import take_place  # noqa: E402
+from benchmark_utils.distributed.launch import take_place  # noqa: E402
 from benchmark_utils.training import checkpoints  # noqa: E402
 
 NUM_STEPS = 30

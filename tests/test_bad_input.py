@@ -8,18 +8,16 @@ import torch
 from benchopt.cli.main import run as benchopt_run
 from benchopt.results import read_results
 from benchopt.utils.run_context import RunContext
-from docs import Clone
 from safetensors.torch import save_file
 
+from benchmark_utils.console.errors import UserError
 from benchmark_utils.data.shards import TokenShards, write_shard
-from benchmark_utils.errors import UserError
 from benchmark_utils.models.named import make_model
 from benchmark_utils.report import __main__ as report
 from benchmark_utils.solver import TrainingSolver
 from benchmark_utils.training.trainer import Trainer
-from conftest import (
-    ROOT, SOLVER, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
-)
+from conftest import ROOT, SOLVER, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER
+from docs import Clone
 
 
 @pytest.fixture

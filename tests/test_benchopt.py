@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from benchopt.results import read_results
-from docs import Clone
 
 from conftest import ROOT
+from docs import Clone
 
 
 def test_benchopt_test_passes():

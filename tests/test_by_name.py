@@ -9,10 +9,10 @@ import re
 
 import pytest
 import torch
-from solver_suite.references import REFERENCES, decay_of
-from solver_suite.toy import FACTORS, SHAPES, Toy, relative_error
 
 from conftest import ROOT
+from solver_suite.references import REFERENCES, decay_of
+from solver_suite.toy import FACTORS, SHAPES, Toy, relative_error
 
 ROLES = [role for role in SHAPES for _ in SHAPES[role]]
 SIZES = [1.0, 3e-5]

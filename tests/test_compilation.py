@@ -10,8 +10,8 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import InductorError
 
-from benchmark_utils.training import compilation
-from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.hardware import compilation
+from benchmark_utils.hardware.compilation import choose_compile
 from conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ COMPILE = """
 import os
 import subprocess
 import torch
-from benchmark_utils.training.compilation import choose_compile
+from benchmark_utils.hardware.compilation import choose_compile
 for option in ("auto", True):
     print(*choose_compile(option, torch.device("cpu"), 1e18), flush=True)
 if "CC" in os.environ:

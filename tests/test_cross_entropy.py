@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import KINDS, autocast
+from benchmark_utils.hardware.device import KINDS, autocast
 from benchmark_utils.models import cross_entropy
 from benchmark_utils.models.cross_entropy import (
-    linear_cross_entropy, padded_columns, soft_cap
+    linear_cross_entropy,
+    padded_columns,
+    soft_cap,
 )
 
 CPU = torch.device("cpu")

@@ -2,18 +2,25 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_curves import CASES, results
 
-from benchmark_utils.results.curves import (
-    highest_loss, median_curves, seed_curves, share_reached, shows_target
+from benchmark_utils.analysis.curves import (
+    highest_loss,
+    median_curves,
+    seed_curves,
+    share_reached,
+    shows_target,
 )
-from benchmark_utils.results.problems import problem_names
-from benchmark_utils.results.savings import steps_saved, title_of
-from benchmark_utils.results.sweeps import (
-    at_the_edge, equal_times, sweep, swept_parameters
+from benchmark_utils.analysis.problems import problem_names
+from benchmark_utils.analysis.savings import steps_saved, title_of
+from benchmark_utils.analysis.sweeps import (
+    at_the_edge,
+    equal_times,
+    sweep,
+    swept_parameters,
 )
-from benchmark_utils.results.table import one_problem, plain, problems, runs
-from benchmark_utils.results.verdict import verdict
+from benchmark_utils.analysis.table import one_problem, plain, problems, runs
+from benchmark_utils.analysis.verdict import verdict
+from made_curves import CASES, results
 
 
 def problem(frame):

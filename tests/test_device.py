@@ -11,17 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark_utils.device import (
-    KINDS, autocast, device_name, synchronize
+from benchmark_utils.console.errors import UserError
+from benchmark_utils.hardware.compilation import choose_compile
+from benchmark_utils.hardware.device import (
+    KINDS,
+    autocast,
+    device_name,
+    synchronize,
 )
-from benchmark_utils.errors import UserError
-from benchmark_utils.machine import Machine, choose_device, choose_dtype
-from benchmark_utils.training.compilation import choose_compile
-from benchmark_utils.training.memory import (
-    max_micro_batch, peak_memory, release_memory
+from benchmark_utils.hardware.memory import (
+    max_micro_batch,
+    peak_memory,
+    release_memory,
+)
+from benchmark_utils.hardware.selection import (
+    Machine,
+    choose_device,
+    choose_dtype,
 )
 from benchmark_utils.training.trainer import (
-    Trainer, generator_states, set_generator_states
+    Trainer,
+    generator_states,
+    set_generator_states,
 )
 from conftest import ROOT
 
@@ -212,7 +223,7 @@ MEASURE_PEAKS = """
 import sys
 import numpy as np
 import torch
-from benchmark_utils.training import memory
+from benchmark_utils.hardware import memory
 
 cpu = torch.device("cpu")
 

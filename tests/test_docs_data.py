@@ -2,6 +2,7 @@
 says."""
 import numpy as np
 import pytest
+
 from docs import Clone, code_blocks
 
 PAGE = "docs/data.rst"

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from benchopt.results import read_results
 
+from benchmark_utils.harness.select import split
 from benchmark_utils.models.named import MODELS, make_model
-from benchmark_utils.select import split
 from docs import ROOT, Clone, code_blocks, shortened
 
 PAGE = "docs/models.rst"

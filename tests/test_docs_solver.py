@@ -3,6 +3,7 @@ import re
 import shutil
 
 import pytest
+
 from docs import Clone, code_blocks
 
 PAGE = "docs/add_a_solver.rst"

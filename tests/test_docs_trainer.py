@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from docs import ROOT, Clone, code_blocks
 from safetensors.torch import save_file
 
 from benchmark_utils.models.named import make_model
+from docs import ROOT, Clone, code_blocks
 
 PAGE = "docs/trainer.rst"
 

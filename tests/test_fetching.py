@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fake_hub import FakeHub
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ FILES = {
 }
 SMALL = ["a.bin", "b.bin"]
 # A client that would have to read a file fails.
-NOT_READ = "stamps.sha_fileobj = None"
+NOT_READ = "checksums.sha_fileobj = None"
 # Locks of a file system that lock nobody out, and of one that refuses them,
 # below the folder "data".
 FLOCK = """
@@ -49,7 +50,7 @@ fcntl.flock = faulty
 """
 CLIENT = """
 import json, sys
-from benchmark_utils.data import hub, stamps
+from benchmark_utils.data import hub, checksums
 hub.RETRY_WAITS = (0.1, 0.1, 0.1)
 {setup}
 folder, revision, *names = sys.argv[1:]

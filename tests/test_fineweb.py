@@ -12,9 +12,9 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from fake_hub import FakeHub
 
 from benchmark_utils.data.shards import write_shard
+from fake_hub import FakeHub
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark_utils.device import autocast
+from benchmark_utils.hardware.device import autocast
 from benchmark_utils.models.layers import (
-    ACTIVATIONS, NATIVE_BFLOAT16, Linear, RMSNorm, _packed_linear
+    ACTIVATIONS,
+    NATIVE_BFLOAT16,
+    Linear,
+    RMSNorm,
+    _packed_linear,
 )
 
 CPU = torch.device("cpu")

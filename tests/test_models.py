@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark_utils.device import autocast
+from benchmark_utils.hardware.device import autocast
 from benchmark_utils.models.layers import NATIVE_BFLOAT16
-from benchmark_utils.models.named import (
-    MODELS, SWITCHES, describe, make_model
-)
+from benchmark_utils.models.named import MODELS, SWITCHES, describe, make_model
 from benchmark_utils.models.rotary import (
-    half_rotary, rotary, rotate, rotation_table
+    half_rotary,
+    rotary,
+    rotate,
+    rotation_table,
 )
 
 CPU = torch.device("cpu")

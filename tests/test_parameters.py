@@ -3,12 +3,12 @@ import math
 
 import numpy as np
 import pytest
+
+from benchmark_utils.hardware.device import KINDS
+from benchmark_utils.harness.rules import RULES, convert, named_rule
+from benchmark_utils.harness.validation import combinations
 from conftest import TINY_SOLVER
 from solver_suite.toy import Toy
-
-from benchmark_utils.device import KINDS
-from benchmark_utils.checked import combinations
-from benchmark_utils.parameters import RULES, convert, named_rule
 
 
 @pytest.mark.parametrize("name, written, value", [

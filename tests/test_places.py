@@ -1,10 +1,10 @@
 """How many ranks train a model, and which of them a process is."""
 import pytest
 import torch
-from docs import Clone, code_blocks
 
-from benchmark_utils import places
-from benchmark_utils.places import choose_world
+from benchmark_utils.distributed import launch
+from benchmark_utils.distributed.launch import choose_world
+from docs import Clone, code_blocks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -62,7 +62,7 @@ def test_a_slurm_task_is_a_rank(slurm_task):
         assert (world.rank, world.size) == (5, 16)
     with pytest.raises(ValueError, match="num_devices=8 .* has 16 tasks"):
         choose_world(8, CPU, 512)
-    places.check_launcher()
+    launch.check_launcher()
 
 
 @pytest.mark.parametrize("visible, taken", [(8, 5), (1, 0), (4, 1)])
@@ -74,7 +74,7 @@ def test_a_slurm_task_takes_its_gpu(
     gpus(visible)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    places.check_launcher()
+    launch.check_launcher()
     assert chosen == [taken]
 
 

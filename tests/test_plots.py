@@ -10,14 +10,14 @@ import yaml
 from benchopt.plotting.generate_html import plot_benchmark_html
 from benchopt.plotting.helpers import update_plot_data_style
 from benchopt.results import read_results, save_results
-from docs import ROOT, Clone, code_blocks
-from made_curves import CASES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from benchmark_utils.analysis.table import plain
 from benchmark_utils.report import __main__ as report
 from benchmark_utils.report import figures
 from benchmark_utils.report.page import carry_scripts
-from benchmark_utils.results.table import plain
+from docs import ROOT, Clone, code_blocks
+from made_curves import CASES
 
 # Those that take longer to draw.
 BIG = ["seventeen, ten seeds", "a sweep", "two problems"]

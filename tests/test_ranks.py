@@ -22,15 +22,20 @@ import pytest
 import torch
 import yaml
 from benchopt.results import read_results
-from docs import Clone
 
-from benchmark_utils import followers, places
-from benchmark_utils.training import checkpoints, ranks
-from conftest import (
-    ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
-)
+from benchmark_utils.distributed import workers
+from benchmark_utils.distributed.launch import check_launcher
+from benchmark_utils.training import checkpoints
+from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
+from docs import Clone
 from rank_worker import (
-    NUM_STEPS, Case, launch, set_up, start, train_alone, weights_hash
+    NUM_STEPS,
+    Case,
+    launch,
+    set_up,
+    start,
+    train_alone,
+    weights_hash,
 )
 
 TESTS = Path(__file__).parent
@@ -215,7 +220,7 @@ def benchopt(tmp_path, solvers, objective=None, *options):
 
 
 def wait_until_training(process):
-    """Read until an evaluation is done; returns the followers. It need not be
+    """Read until an evaluation is done; returns the workers. It need not be
     that of step 0: the run may go on where that of another test was ended."""
     text = ""
     while ", val_loss " not in text:
@@ -253,7 +258,7 @@ def test_a_run_on_two_devices_is_the_run_on_one(
     assert two.objective_name.str.contains("num_devices=2").all()
     capsys.readouterr()
     # Nothing could be started.
-    monkeypatch.setattr(followers, "Gathering", None)
+    monkeypatch.setattr(workers, "Gathering", None)
     again = run({"Muon": {}}, **options)
     assert capsys.readouterr().out.count("cached") == 2
     assert (again.time == frame.time).all()
@@ -327,8 +332,8 @@ def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
 
 
 def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
-    monkeypatch.setattr(ranks, "TIMEOUT_SECONDS", 5)
-    monkeypatch.setattr(followers, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "TIMEOUT_SECONDS", 5)
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
     # Those of other tests of this process, such as compilers.
     before = psutil.Process().children()
     start = time.monotonic()
@@ -396,7 +401,7 @@ def test_one_sentence_tells_users_of_a_launcher_what_to_type(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as error:
-        places.check_launcher()
+        check_launcher()
     sentence = str(error.value)
     assert sentence.startswith(f"{launcher} started 8 processes")
     assert "num_devices=8" in sentence and "\n" not in sentence
@@ -406,7 +411,7 @@ def test_one_sentence_tells_users_of_a_launcher_what_to_type(
 def test_a_launcher_of_one_process_may_launch(monkeypatch):
     for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.setenv(name, "1")
-    places.check_launcher()
+    check_launcher()
 
 
 def test_torchrun_ends_at_once(tmp_path):

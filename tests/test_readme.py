@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from docs import ROOT, Clone, code_blocks, write_empty_shards
 
 PAGE = "README.rst"
@@ -65,8 +66,8 @@ def test_the_quick_start_ends_in_a_verdict(clone):
 
 
 SELECT = [
-    "python -m benchmark_utils.select configs/smoke.yml AdamW solvers/lion.py "
-    "-o log=csv --output mine.yml",
+    "python -m benchmark_utils.harness.select configs/smoke.yml AdamW "
+    "solvers/lion.py -o log=csv --output mine.yml",
     "benchopt run . --config mine.yml",
 ]
 

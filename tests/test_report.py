@@ -9,11 +9,11 @@ import sys
 import pandas as pd
 import pytest
 from benchopt.utils.run_context import RunContext
+
+from benchmark_utils.console import run_summary
+from benchmark_utils.report import __main__ as report
 from docs import ROOT, Clone, code_blocks
 from made_results import made_results, made_run
-
-from benchmark_utils import last_words
-from benchmark_utils.report import __main__ as report
 
 STEPS = {
     "Adam": [295, 291, 299], "Muon": [199, 205, 193], "SGD": [None] * 3,
@@ -235,13 +235,13 @@ def test_the_report_of_new_results_alone_is_named(
     path.touch()
     # Another command's.
     (path.parent / "three words.parquet").touch()
-    monkeypatch.setattr(last_words, "_results", None)
-    last_words.expect_results(RunContext(path.with_suffix("")))
-    last_words.expect_results(None)
+    monkeypatch.setattr(run_summary, "_results", None)
+    run_summary.expect_results(RunContext(path.with_suffix("")))
+    run_summary.expect_results(None)
     monkeypatch.chdir(tmp_path)
-    last_words.name_the_report(since=path.stat().st_mtime + 1)
+    run_summary.name_the_report(since=path.stat().st_mtime + 1)
     assert capsys.readouterr().out == ""
-    last_words.name_the_report(since=path.stat().st_mtime)
+    run_summary.name_the_report(since=path.stat().st_mtime)
     assert capsys.readouterr().out == (
         "\nThe verdict: python -m benchmark_utils.report "
         "'outputs/two words.parquet'\n"

@@ -12,9 +12,10 @@ import torch
 from benchopt.benchmark import Benchmark
 from safetensors import SafetensorError
 
-from benchmark_utils import followers, resume
-from benchmark_utils.models.named import make_model
+from benchmark_utils.distributed import workers
+from benchmark_utils.harness import resume
 from benchmark_utils.models import weights
+from benchmark_utils.models.named import make_model
 from benchmark_utils.models.weights import save_weights
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
@@ -228,7 +229,7 @@ def test_checkpoints_stay_until_the_whole_curve_is_benchopts(
         raise Interrupted("after the last step")
 
     with monkeypatch.context() as patch:
-        patch.setattr(followers.Gathering, "part", part)
+        patch.setattr(workers.Gathering, "part", part)
         with pytest.raises(RuntimeError):
             run(objective=EVERY_3)
     capsys.readouterr()

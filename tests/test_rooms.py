@@ -1,44 +1,29 @@
-"""Who may import whom: rooms by topic, one above the other."""
+"""The architecture: which module of benchmark_utils may import which.
+
+docs/architecture.rst draws these rooms.
+"""
 import ast
+import graphlib
+import itertools
+import warnings
 
 import pytest
 
 from conftest import ROOT
 
-UTILS = ROOT / "benchmark_utils"
-# What each room of benchmark_utils may import, beside itself. A module that
-# lies in no room is a room of its own.
-BELOW = {
-    "device": set(),
-    "machine": {"device"},
-    "data": {"device"},
-    "models": {"device"},
-    "optimizers": set(),
-    "results": set(),
-    "training": {"data", "models", "optimizers", "device"},
-    "last_words": {"results"},
-    "errors": {"last_words"},
-    "report": {"results"},
-    "threads": set(),
-    "parameters": {"data", "models", "training"},
-    "problem": {"data", "training", "machine"},
-}
-# On the top floor everything below can be used, and benchopt.
-TOP = {
-    "solver", "stopping", "cache_key", "resume", "signals", "progress",
-    "checked", "followers", "places", "settings", "matrix_solver", "select",
-}
-# Without torch: results can be read where nothing is trained.
-LIGHT = {"results", "report", "errors", "last_words"}
-MODULES = sorted(UTILS.rglob("*.py"))
+# Each room may import the rooms above it in this list, and itself.
+ROOMS = [
+    "analysis", "console", "report", "hardware", "data", "models",
+    "optimizers", "distributed", "training", "harness", "solver",
+]
+# Results can be read where torch is missing or slow to import.
+WITHOUT_TORCH = {"analysis", "console", "report"}
+# The rooms and modules that know benchopt.
+WITH_BENCHOPT = {"harness", "solver", "report", "distributed.workers"}
 
 
-def room(path):
-    return path.relative_to(UTILS).parts[0].removesuffix(".py")
-
-
-def imports(path):
-    """Full names of all modules that a file imports, wherever it does."""
+def imported_by(path):
+    """Full names of everything that a module imports, wherever it does."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,43 +33,96 @@ def imports(path):
                 yield f"{node.module}.{alias.name}"
 
 
-@pytest.mark.parametrize(
-    "path", MODULES, ids=[str(m.relative_to(UTILS)) for m in MODULES]
-)
-def test_imports_run_down_only(path):
-    own = room(path)
-    rooms = {
-        name.split(".")[1] for name in imports(path)
-        if name.startswith("benchmark_utils.")
-    } - {own}
-    packages = {name.split(".")[0] for name in imports(path)}
-    if own == "__init__":
-        assert path.read_text() == ""
-    elif own in TOP:
-        assert rooms <= BELOW.keys() | TOP
-    else:
-        assert rooms <= BELOW[own]
-        assert "benchopt" not in packages or own == "report"
-        assert "torch" not in packages or own not in LIGHT
+FOLDER = ROOT / "benchmark_utils"
+# Of each module, by its name without the package's: what it imports.
+IMPORTS = {
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts):
+    list(imported_by(path)) for path in sorted(FOLDER.rglob("*.py"))
+    if path.name != "__init__.py"
+}
 
 
-def test_there_is_no_circle():
-    for name, below in BELOW.items():
-        for other in below:
-            assert name not in BELOW[other], f"{name} and {other}"
+def modules_of(name, modules):
+    """The modules that the import of a name loads."""
+    package, _, rest = name.partition(".")
+    if package != "benchmark_utils":
+        return []
+    return [m for m in (rest, rest.rpartition(".")[0]) if m in modules] or [
+        m for m in modules if m.startswith(f"{rest}.")
+    ]
 
 
-@pytest.mark.parametrize("folder", [
-    "benchmark_utils", "solvers", "datasets", "plots", "speed", "tuning", "."
+def faults(imports):
+    """Yield a sentence about each import that breaks the rules."""
+    graph = {}
+    for module, names in imports.items():
+        room = module.split(".")[0]
+        if room not in ROOMS:
+            yield f"{module} lies in no room"
+            continue
+        packages = {name.split(".")[0] for name in names}
+        if "torch" in packages and room in WITHOUT_TORCH:
+            yield f"{module} imports torch"
+        if "benchopt" in packages and not {room, module} & WITH_BENCHOPT:
+            yield f"{module} imports benchopt"
+        graph[module] = {m for n in names for m in modules_of(n, imports)}
+        for other in graph[module]:
+            if ROOMS.index(other.split(".")[0]) > ROOMS.index(room):
+                yield f"{module} imports {other}, which stands above it"
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield f"a circle: {' -> '.join(error.args[1])}"
+
+
+def planted(module, *names):
+    """The imports of all modules, with some more in one of them."""
+    return IMPORTS | {module: IMPORTS.get(module, []) + list(names)}
+
+
+def test_each_room_imports_only_those_below():
+    assert not list(faults(IMPORTS))
+
+
+def test_a_circle_in_any_two_modules_is_found():
+    for one, two in itertools.combinations(IMPORTS, 2):
+        circle = planted(one, f"benchmark_utils.{two}") | {
+            two: IMPORTS[two] + [f"benchmark_utils.{one}"]
+        }
+        assert list(faults(circle)), (one, two)
+
+
+@pytest.mark.parametrize("module, name, sentence", [
+    ("console.progress", "benchmark_utils.solver.TrainingSolver",
+     "console.progress imports solver, which stands above it"),
+    ("console.progress", "benchmark_utils.report",
+     "console.progress imports report.page, which stands above it"),
+    ("analysis.table", "torch.nn", "analysis.table imports torch"),
+    ("training.trainer", "benchopt.BaseSolver",
+     "training.trainer imports benchopt"),
+    ("loose", "os", "loose lies in no room"),
 ])
-def test_a_file_is_read_in_one_sitting(folder):
-    files = (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
-    lengths = {
-        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
-        for file in files
-    }
-    assert lengths and not {f: n for f, n in lengths.items() if n > 300}
+def test_a_fault_is_named(module, name, sentence):
+    assert sentence in list(faults(planted(module, name)))
+
+
+def test_imports_inside_of_functions_count(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text("def never():\n    from benchmark_utils import report\n")
+    assert list(imported_by(path)) == ["benchmark_utils.report"]
 
 
 def test_init_files_are_empty():
-    assert not [p for p in UTILS.rglob("__init__.py") if p.read_text()]
+    assert not [
+        path for path in FOLDER.rglob("__init__.py")
+        if path.read_text()
+    ]
+
+
+def test_long_files_are_mentioned():
+    """A file is split where its subject changes; its length is a hint."""
+    for path in ROOT.rglob("*.py"):
+        if len(path.read_text().splitlines()) > 400 and not {
+            "tests", ".venv", "build", "site-packages",
+        } & set(path.parts):
+            warnings.warn(f"{path.relative_to(ROOT)} has over 400 lines")

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from benchmark_utils.training.schedules import (
-    choose_eval_every, evaluation_share, evaluation_steps,
-    learning_rate_factor
+    choose_eval_every,
+    evaluation_share,
+    evaluation_steps,
+    learning_rate_factor,
 )
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from benchmark_utils.select import OF_ALL, main, select
+from benchmark_utils.harness.select import OF_ALL, main, select
 from benchmark_utils.solver import TrainingSolver
 from conftest import ROOT
 
@@ -79,7 +79,7 @@ def test_a_name_that_is_nowhere_is_refused():
 def test_what_it_prints_runs(config, tmp_path, bench):
     path = f"configs/{config}.yml"
     printed = subprocess.run(
-        [sys.executable, "-m", "benchmark_utils.select", path, "AdamW",
+        [sys.executable, "-m", "benchmark_utils.harness.select", path, "AdamW",
          "solvers/lion.py"], cwd=ROOT, check=True, text=True,
         stdout=subprocess.PIPE,
     ).stdout
@@ -119,6 +119,6 @@ def test_errors_are_one_sentence(
     with pytest.raises(SystemExit, match="2"):
         main()
     usage, *_, last = capsys.readouterr().err.splitlines()
-    assert usage.startswith("usage: python -m benchmark_utils.select ")
+    assert usage.startswith("usage: python -m benchmark_utils.harness.select ")
     assert message.format(folder=tmp_path) in last
     assert (tmp_path / "list.yml").read_text() == "- 1"

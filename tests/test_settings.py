@@ -11,15 +11,15 @@ import pytest
 import torch
 import yaml
 from benchopt.utils.parametrized_name_mixin import _get_used_parameters
+
+from benchmark_utils.console.errors import UserError
+from benchmark_utils.console.progress import say_once
+from benchmark_utils.models.named import make_model
 from conftest import SOLVER
 from docs import ROOT, Clone, code_blocks, write_empty_shards
 from solver_suite import references
 from solver_suite.references import nesterov
 from solver_suite.toy import relative_error
-
-from benchmark_utils.errors import UserError
-from benchmark_utils.models.named import make_model
-from benchmark_utils.progress import say_once
 
 LOOP = "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm"
 

@@ -5,11 +5,14 @@ import time
 import pytest
 import torch
 
+from benchmark_utils.distributed import data_parallel
+from benchmark_utils.distributed.data_parallel import (
+    orthogonalisation_cost,
+    share,
+)
+from benchmark_utils.distributed.world import World
+from benchmark_utils.hardware.compilation import compile_model
 from benchmark_utils.models.named import make_model
-from benchmark_utils.training import sharing
-from benchmark_utils.training.compilation import compile_model
-from benchmark_utils.training.ranks import World
-from benchmark_utils.training.sharing import orthogonalisation_cost, share
 from benchmark_utils.training.trainer import Trainer
 
 
@@ -33,7 +36,7 @@ class Recorder(World):
 
 def train_one_step(monkeypatch, micro_batch_size=4, compiled=False):
     """What was sent in a step, and the model."""
-    monkeypatch.setattr(sharing, "BUCKET_BYTES", 2**14)
+    monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 2**14)
     model = make_model(
         "gpt2", 64, context_length=16, n_layer=4, n_head=2, n_embd=32
     )
@@ -85,13 +88,13 @@ class Stopwatch(World):
 @pytest.mark.parametrize("by_block", [True, False])
 def test_a_model_compiled_by_block_sends_on_the_way(monkeypatch, by_block):
     """One that is compiled as a whole has nothing to send until the end."""
-    monkeypatch.setattr(sharing, "BUCKET_BYTES", 2**20)
+    monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 2**20)
     model = make_model(
         "gpt2", 512, context_length=128, n_layer=4, n_head=4, n_embd=256
     )
     compile_model(model, by_block=by_block)
     world = Stopwatch()
-    average = sharing.GradientAverage(world, model.parameters())
+    average = data_parallel.GradientAverage(world, model.parameters())
     tokens = torch.randint(512, (16, 129))
     middles = []
     for _ in range(6):
@@ -120,7 +123,7 @@ def test_compiled_by_block_or_not_the_gradients_are_the_same(monkeypatch):
 def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
         monkeypatch):
     """As of an embedding in bfloat16, whose average has its dtype."""
-    monkeypatch.setattr(sharing, "BUCKET_BYTES", 64)
+    monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 64)
     sizes = [(2, torch.float32), (30, torch.float32), (3, torch.float32),
              (5, torch.float32), (20, torch.bfloat16), (4, torch.bfloat16)]
     parameters = [
@@ -128,7 +131,7 @@ def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
         for size, dtype in sizes
     ]
     world = Recorder(torch.nn.ParameterList(parameters))
-    average = sharing.GradientAverage(world, world.model)
+    average = data_parallel.GradientAverage(world, world.model)
     average.expect()
     sum((p * (p.numel() * p)).sum() for p in parameters).backward()
     large = parameters[1].grad
@@ -141,10 +144,10 @@ def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
 
 
 def test_a_parameter_without_a_gradient_is_passed_over(monkeypatch):
-    monkeypatch.setattr(sharing, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 1)
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     world = Recorder(torch.nn.ParameterList([used, unused]))
-    average = sharing.GradientAverage(world, world.model)
+    average = data_parallel.GradientAverage(world, world.model)
     average.expect()
     used.sum().backward()
     average.finish()

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from benchmark_utils import signals
-from benchmark_utils.progress import say
+from benchmark_utils.console.progress import say
+from benchmark_utils.training import signals
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows has no signals for Slurm's use"

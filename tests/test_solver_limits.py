@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from solver_suite.references import REFERENCES, polar
-from solver_suite.toy import FACTORS, SHAPES, Toy, distance
 
 from benchmark_utils.optimizers.shampoo import inverse_fourth_roots
+from solver_suite.references import REFERENCES, polar
+from solver_suite.toy import FACTORS, SHAPES, Toy, distance
 
 SQUARE = SHAPES | {"hidden_matrices": [(8, 8)]}
 

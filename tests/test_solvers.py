@@ -15,19 +15,21 @@ import numpy as np
 import pytest
 import torch
 from benchopt.results import read_results
-from solver_suite.golden import (
-    GOLDEN_MODELS, check_recorded, read_golden_losses, set_up, train_losses,
-    write_golden_losses
-)
-from solver_suite.options import lines_of_code
-from solver_suite.references import PERTURBATIONS, REFERENCES, TOLERANCES
-from solver_suite.toy import (
-    FACTORS, SHAPES, Toy, distance, relative_error
-)
 
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
 from conftest import ROOT
+from solver_suite.golden import (
+    GOLDEN_MODELS,
+    check_recorded,
+    read_golden_losses,
+    set_up,
+    train_losses,
+    write_golden_losses,
+)
+from solver_suite.options import lines_of_code
+from solver_suite.references import PERTURBATIONS, REFERENCES, TOLERANCES
+from solver_suite.toy import FACTORS, SHAPES, Toy, distance, relative_error
 from tuning.tune import parameter_names
 
 # The other name of AdamW is no solver of its own.

@@ -5,11 +5,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark_utils.results.statistics import (
-    difference, holm, power, ratio, seeds_needed, smallest_p, track_rule
+from benchmark_utils.analysis.statistics import (
+    difference,
+    holm,
+    power,
+    ratio,
+    seeds_needed,
+    smallest_p,
+    track_rule,
 )
-from benchmark_utils.results.survival import (
-    logrank, median_to_target, restricted_difference, survival
+from benchmark_utils.analysis.survival import (
+    logrank,
+    median_to_target,
+    restricted_difference,
+    survival,
 )
 
 # Freireich and others, Blood 21 (1963): weeks of remission of 21 patients

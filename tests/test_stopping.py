@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from benchmark_utils.results.crossings import first_crossing
-from benchmark_utils.stopping import complete_curve
+from benchmark_utils.analysis.crossings import first_crossing
+from benchmark_utils.harness.stopping import complete_curve
 
 
 def curve(losses, target=3.0):

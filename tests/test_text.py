@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from benchopt.utils.run_context import RunContext
 
+from benchmark_utils.console.errors import UserError
 from benchmark_utils.data import shards
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.tokenizers import make_encoder
-from benchmark_utils.errors import UserError
 from conftest import TINY_OBJECTIVE
 
 ROOT = Path(__file__).parents[1]

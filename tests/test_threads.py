@@ -9,7 +9,7 @@ from conftest import ROOT
 
 SCRIPT = """
 {before}
-from benchmark_utils.threads import choose_threads
+from benchmark_utils.hardware.threads import choose_threads
 import torch
 for num_elements in {sizes}:
     print(choose_threads(num_elements)[1], torch.get_num_threads())

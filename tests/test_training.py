@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark_utils.cache_key import versions
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards
-from benchmark_utils.machine import Machine, choose_device, choose_dtype
+from benchmark_utils.hardware.compilation import compile_model
+from benchmark_utils.hardware.memory import choose_micro_batch, max_micro_batch
+from benchmark_utils.hardware.selection import (
+    Machine,
+    choose_device,
+    choose_dtype,
+)
+from benchmark_utils.harness.cache_key import versions
+from benchmark_utils.harness.problem import Problem, RunOptions
 from benchmark_utils.models.named import make_model
 from benchmark_utils.optimizers.groups import check_coverage
-from benchmark_utils.problem import Problem, RunOptions
 from benchmark_utils.solver import TrainingSolver
-from benchmark_utils.training.compilation import compile_model
 from benchmark_utils.training.evaluation import evaluate, evaluation_rows
-from benchmark_utils.training.memory import (
-    choose_micro_batch, max_micro_batch
-)
 from benchmark_utils.training.schedules import learning_rate_factor
 from benchmark_utils.training.trainer import Trainer, seed_generators
 

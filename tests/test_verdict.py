@@ -2,13 +2,13 @@ import math
 
 import pandas as pd
 import pytest
-from made_results import made_results, made_run
 
-from benchmark_utils.results import table
-from benchmark_utils.results.comparison import choose_baseline, summaries
-from benchmark_utils.results.conditions import comparable_seconds
-from benchmark_utils.results.labels import labels
-from benchmark_utils.results.verdict import verdict
+from benchmark_utils.analysis import table
+from benchmark_utils.analysis.comparability import comparable_seconds
+from benchmark_utils.analysis.comparison import choose_baseline, summaries
+from benchmark_utils.analysis.labels import labels
+from benchmark_utils.analysis.verdict import verdict
+from made_results import made_results, made_run
 
 
 def runs_of(results):

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 import pytest
 import torch
 
-from benchmark_utils import resume
+from benchmark_utils.harness import resume
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 

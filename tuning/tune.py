@@ -24,7 +24,12 @@ from benchopt.results import read_results
 from scipy.stats import qmc
 
 from tuning.ledger import (
-    TUNED, append, best, finalists, losses_by_trial, read_ledger,
+    TUNED,
+    append,
+    best,
+    finalists,
+    losses_by_trial,
+    read_ledger,
 )
 
 ROOT = Path(__file__).resolve().parents[1]

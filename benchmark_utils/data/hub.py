@@ -5,8 +5,8 @@ the size and the SHA-256 that the Hub has on record. huggingface_hub transfers
 them, one after the other (hf_xet reads each in parallel), into a folder of
 this process's own; a file gets its name when it is complete and verified.
 
-A verified file is noted beside the files (``stamps.py``), and is then neither
-read nor requested again.
+A verified file is noted beside the files (``checksums.py``), and is then
+neither read nor requested again.
 """
 import contextlib
 import os
@@ -20,10 +20,12 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
-    LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionNotFoundError
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
 )
 
-from benchmark_utils.data import stamps
+from benchmark_utils.data import checksums
 
 # Seconds to wait before each new attempt, where the trouble may pass.
 RETRY_WAITS = (1, 4, 16)
@@ -120,11 +122,11 @@ class _Mirror:
     def __init__(self, repo_id, names, folder, revision):
         self.repo_id, self.names, self.revision = repo_id, names, revision
         self.folder = Path(folder)
-        self.notes = stamps.notes_of(self.folder)
+        self.notes = checksums.notes_of(self.folder)
         self.record_path = self.notes / (
             f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
         )
-        self.record = stamps.read_record(self.record_path)
+        self.record = checksums.read_record(self.record_path)
 
     def missing(self):
         return [n for n in self.names if not (self.folder / n).exists()]
@@ -139,8 +141,8 @@ class _Mirror:
             self.notes.mkdir(parents=True, exist_ok=True)
         with _turn(self.notes / "lock") as has_locks:
             # Another process may have done it all while this one waited.
-            stored = stamps.read_record(self.record_path)
-            self.record = stored or stamps.write_record(
+            stored = checksums.read_record(self.record_path)
+            self.record = stored or checksums.write_record(
                 self.record_path, self.record
             )
             for name in self._unverified():
@@ -155,7 +157,8 @@ class _Mirror:
         """Keep a file that is right, or put it aside."""
         path = self.folder / name
         print(f"Verifying {path}")
-        if problem := stamps.verify(path, path, **self.record["files"][name]):
+        expected = self.record["files"][name]
+        if problem := checksums.verify(path, path, **expected):
             aside = f"{path}.rejected-{secrets.token_hex(2)}"
             print(f"{path} is refused: it has {problem}")
             path.rename(aside)
@@ -190,7 +193,9 @@ class _Mirror:
             )
         return [
             name for name in self.names
-            if stamps.stamped_hash(self.folder / name) != files[name]["sha256"]
+            if files[name]["sha256"] != checksums.stamped_hash(
+                self.folder / name
+            )
         ]
 
     def _fetch(self, name, has_locks):
@@ -208,7 +213,7 @@ class _Mirror:
             )
             part = shutil.move(received, Path(own) / "part")
             file = self.record["files"][name]
-            if problem := stamps.verify(part, path, **file):
+            if problem := checksums.verify(part, path, **file):
                 raise OSError(
                     f"{problem}; something on the way changes it, or "
                     f"{self.record_path} was edited: delete it then"

@@ -19,7 +19,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from benchmark_utils.device import KINDS
+from benchmark_utils.hardware.device import KINDS
 
 # Steps are read together in blocks of about this many tokens, so that small
 # steps don't pay for one hand-over between threads each; 2 MiB as int64, what
@@ -31,8 +31,8 @@ READ_AHEAD = 3
 DEFAULTS = (
     "(A problem or solver on the command line has its own defaults, not a "
     "configuration's. This keeps what it doesn't name: python -m "
-    "benchmark_utils.select CONFIG AdamW -o device=cuda. A small problem as a "
-    "whole: benchopt run . --config configs/quickstart.yml.)"
+    "benchmark_utils.harness.select CONFIG AdamW -o device=cuda. A small "
+    "problem as a whole: benchopt run . --config configs/quickstart.yml.)"
 )
 
 

@@ -16,7 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmark_utils.data.token_file import (
-    HEADER_BYTES, MAGIC, MAX_TOKENS, TOKEN_DTYPE, VERSION, TokenFile, naming
+    HEADER_BYTES,
+    MAGIC,
+    MAX_TOKENS,
+    TOKEN_DTYPE,
+    VERSION,
+    TokenFile,
+    naming,
 )
 
 # Tokens read at once to check them, 16 MiB.

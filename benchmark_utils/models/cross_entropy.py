@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from benchmark_utils.device import KINDS, product_dtype
+from benchmark_utils.hardware.device import KINDS, product_dtype
 
 # With gradients, the logits get columns that are no tokens, of probability
 # zero, up to a multiple of this: the two products of the backward pass take up

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark_utils.device import multiplies_bfloat16, product_dtype
+from benchmark_utils.hardware.device import multiplies_bfloat16, product_dtype
 
 # The processor has the instructions, and torch's oneDNN uses them. The names
 # of torch.ops.mkldnn are private, pinned by torch~=2.13.

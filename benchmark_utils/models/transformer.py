@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark_utils.device import product_dtype
+from benchmark_utils.hardware.device import product_dtype
 from benchmark_utils.models import rotary
 from benchmark_utils.models.attention import causal_attention
-from benchmark_utils.models.cross_entropy import (
-    linear_cross_entropy, soft_cap
-)
+from benchmark_utils.models.cross_entropy import linear_cross_entropy, soft_cap
 from benchmark_utils.models.initialisation import initialise
 from benchmark_utils.models.layers import Linear, RMSNorm
 

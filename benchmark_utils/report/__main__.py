@@ -13,11 +13,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from benchmark_utils.analysis import table
+from benchmark_utils.analysis.formats import FORMATS
+from benchmark_utils.analysis.verdict import verdict
 from benchmark_utils.report.figures import save_figures
 from benchmark_utils.report.page import carry_scripts, check_page, page_of
-from benchmark_utils.results import table
-from benchmark_utils.results.formats import FORMATS
-from benchmark_utils.results.verdict import verdict
 
 OUTPUTS = Path(__file__).parents[2] / "outputs"
 

@@ -11,18 +11,28 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from benchmark_utils.results.curves import (
-    AXES, highest_loss, in_order, median_curves, seed_curves, share_reached,
-    shows_target
+from benchmark_utils.analysis.curves import (
+    AXES,
+    highest_loss,
+    in_order,
+    median_curves,
+    seed_curves,
+    share_reached,
+    shows_target,
 )
-from benchmark_utils.results.problems import describe, outcome, problem_names
-from benchmark_utils.results.savings import steps_saved, title_of
-from benchmark_utils.results.sweeps import (
-    MEASURES, NO_POINTS, at_the_edge, equal_times, logarithmic, sweep,
-    swept_parameters
+from benchmark_utils.analysis.problems import describe, outcome, problem_names
+from benchmark_utils.analysis.savings import steps_saved, title_of
+from benchmark_utils.analysis.sweeps import (
+    MEASURES,
+    NO_POINTS,
+    at_the_edge,
+    equal_times,
+    logarithmic,
+    sweep,
+    swept_parameters,
 )
-from benchmark_utils.results.table import one_problem, runs
-from benchmark_utils.results.verdict import verdict
+from benchmark_utils.analysis.table import one_problem, runs
+from benchmark_utils.analysis.verdict import verdict
 
 # Inches; a column of most two-column papers is 3.3 to 3.5 wide.
 WIDTH, HEIGHT, ROW = 3.4, 2.5, 0.13

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from plotly.offline import get_plotlyjs
 
-from benchmark_utils.results.table import ResultsError
+from benchmark_utils.analysis.table import ResultsError
 
 FOLDER = Path(__file__).parent
 MARK = "<!-- This page loads nothing from the network. -->"

@@ -3,8 +3,8 @@ import math
 
 import torch
 
-from benchmark_utils.device import KINDS, autocast
-from benchmark_utils.training.ranks import ALONE
+from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.hardware.device import KINDS, autocast
 
 
 @torch.no_grad()

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from benchmark_utils.device import KINDS, autocast
+from benchmark_utils.distributed.data_parallel import (
+    GradientAverage,
+    SharedUpdates,
+)
+from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.hardware.device import KINDS, autocast
 from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
-from benchmark_utils.training.ranks import ALONE
-from benchmark_utils.training.sharing import GradientAverage, SharedUpdates
 
 
 class Trainer:
@@ -230,3 +233,13 @@ def set_generator_states(device, states):
     random.setstate(states["python"])
     if KINDS[device.type].set_rng_state:
         KINDS[device.type].set_rng_state(states["device"], device)
+
+
+@torch.no_grad()
+def parameter_sums(model):
+    """The sum of each parameter, a float32 tensor [number of parameters].
+
+    Where these are the same, no weight has moved. Norms would not tell: some
+    methods keep them.
+    """
+    return torch.stack([p.float().sum() for p in model.parameters()])

@@ -59,7 +59,9 @@ shim = load_shim()
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch._subclasses.fake_tensor import (  # noqa: E402
-    FakeTensor, FakeTensorMode, unset_fake_temporarily
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
 )
 from torch.optim import optimizer as optimizer_module  # noqa: E402
 from torch.utils import _foreach_utils  # noqa: E402

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmark_utils.data.loader import BatchLoader
-from benchmark_utils.machine import Machine
-from benchmark_utils.training.ranks import ALONE, World
+from benchmark_utils.distributed.world import ALONE, World
+from benchmark_utils.hardware.selection import Machine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

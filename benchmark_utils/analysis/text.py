@@ -3,7 +3,7 @@
 A ratio has three decimals in a table, and so one as a percentage in a
 sentence: both say the same.
 """
-from benchmark_utils.results.statistics import ALPHA
+from benchmark_utils.analysis.statistics import ALPHA
 
 
 def change(ratio):

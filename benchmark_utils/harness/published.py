@@ -9,8 +9,8 @@ With ``settings="auto"`` a run takes the row of the model at hand, with
 ``settings="rotary"`` that of ``rotary`` on whatever model. A parameter that is
 chosen as well wins, also where the choice equals the class's own value.
 """
-from benchmark_utils.checked import combinations, names_of
-from benchmark_utils.progress import say_once
+from benchmark_utils.console.progress import say_once
+from benchmark_utils.harness.validation import combinations, names_of
 
 # Tokens per step of the public problems that all rows are from.
 PUBLISHED_TOKENS = 512 * 1024

@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from benchmark_utils.results.labels import PREFIX, labels
+from benchmark_utils.analysis.labels import PREFIX, labels
 
 # What is drawn against a parameter, and what is said where nothing can be.
 MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}

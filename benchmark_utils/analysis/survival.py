@@ -13,8 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from benchmark_utils.results.statistics import (
-    ALPHA, LEVEL, TOLERANCE, difference, smallest_p
+from benchmark_utils.analysis.statistics import (
+    ALPHA,
+    LEVEL,
+    TOLERANCE,
+    difference,
+    smallest_p,
 )
 
 # Splits of two samples up to which a permutation test goes through all of

@@ -72,9 +72,10 @@ def _stamp(path):
 @functools.cache
 def code_hash():
     """SHA-256 of the shared code, as it was when first asked for."""
+    folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        name = path.relative_to(Path(__file__).parent).as_posix()
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

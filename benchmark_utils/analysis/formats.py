@@ -7,7 +7,7 @@ import io
 import math
 import textwrap
 
-from benchmark_utils.results.wording import mean_and_sd
+from benchmark_utils.analysis.text import mean_and_sd
 
 WIDTH = 88
 HEADER = [

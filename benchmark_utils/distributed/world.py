@@ -5,7 +5,7 @@ its rows of each batch. Their average over the ranks is the gradient of the
 batch, so that all ranks take the same step. A ``World`` has the few verbs by
 which ranks agree; with one rank, ``ALONE``, none of them does anything.
 
-Nothing here starts a process: see ``benchmark_utils/followers.py``.
+Nothing here starts a process: see ``benchmark_utils/distributed/workers.py``.
 """
 import contextlib
 import datetime
@@ -15,7 +15,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.device import KINDS
+from benchmark_utils.hardware.device import KINDS
 
 # A rank that doesn't answer for so many seconds is given up. One that compiles
 # its model or writes to a slow disk may be silent for a minute or two.

@@ -26,10 +26,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.last_words import open_notes, print_notes
-from benchmark_utils.places import in_slurm_job, meet, take_place
-from benchmark_utils.training import ranks
-from benchmark_utils.training.ranks import RankLost
+from benchmark_utils.console.run_summary import open_notes, print_notes
+from benchmark_utils.distributed.launch import in_slurm_job, meet, take_place
+from benchmark_utils.distributed.world import TIMEOUT_SECONDS, RankLost
 
 # Followers have so many seconds to start, and so many to end after the last
 # step; the second is also the wait for the reason why a rank has failed.
@@ -41,7 +40,7 @@ FOLLOW = """
 import sys
 from benchopt.benchmark import Benchmark
 Benchmark(sys.argv[1])
-from benchmark_utils.followers import follow
+from benchmark_utils.distributed.workers import follow
 follow(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
 """
 
@@ -70,7 +69,7 @@ class Gathering:
             else:
                 store = self._start(solver, warm_up)
             self.world.connect(
-                store, solver.machine.device, ranks.TIMEOUT_SECONDS
+                store, solver.machine.device, TIMEOUT_SECONDS
             )
         except BaseException:
             self._end()
@@ -92,7 +91,7 @@ class Gathering:
         for rank in range(1, size):
             log = tempfile.TemporaryFile()
             process = subprocess.Popen(
-                [sys.executable, "-c", FOLLOW, Path(__file__).parents[1],
+                [sys.executable, "-c", FOLLOW, Path(__file__).parents[2],
                  *map(str, (rank, size, store.port))],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": str(num_threads)},

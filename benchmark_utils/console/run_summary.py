@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark_utils.results.failures import describe_failure
+from benchmark_utils.analysis.failures import describe_failure
 
 # The environment variable that tells the worker processes of a command in
 # which file to leave what is said when it ends.

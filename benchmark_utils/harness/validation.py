@@ -7,8 +7,8 @@ instance, which has them converted.
 import contextlib
 import itertools
 
-from benchmark_utils.errors import explain_command, readable
-from benchmark_utils.parameters import convert, find_rule
+from benchmark_utils.console.errors import explain_command, readable
+from benchmark_utils.harness.rules import convert, find_rule
 
 # (names, what must hold of their values, what to say where it does not).
 RELATIONS = [

@@ -15,9 +15,13 @@ from pathlib import Path
 
 import click
 
-from benchmark_utils.last_words import expect_results, note, open_notes
+from benchmark_utils.console.run_summary import (
+    expect_results,
+    note,
+    open_notes,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class UserError(click.ClickException, ValueError, OSError):

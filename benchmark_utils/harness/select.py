@@ -1,6 +1,6 @@
 """Some solvers of a run configuration, with their settings there.
 
-    python -m benchmark_utils.select configs/field.yml AdamW solvers/mine.py
+    python -m benchmark_utils.harness.select configs/field.yml Muon mine.py
 
 prints a configuration of these two, or writes it to ``--output``. benchopt's
 own ``--config FILE -s AdamW`` runs AdamW with its defaults instead: a solver
@@ -8,8 +8,8 @@ on the command line replaces all of the configuration's, settings included,
 and ``-o`` replaces the problem as a whole. Here, what is in brackets, or after
 ``-o``, replaces the settings of that name, and the others stay:
 
-    python -m benchmark_utils.select configs/field.yml "Muon[learning_rate=1]"
-    python -m benchmark_utils.select configs/quickstart.yml -o log=csv
+    python -m benchmark_utils.harness.select configs/field.yml "SOAP[beta2=.9]"
+    python -m benchmark_utils.harness.select configs/quickstart.yml -o log=csv
 
 A solver that the configuration hasn't, such as a file of yours, gets the
 horizon and the schedule that all solvers there have in common.
@@ -23,9 +23,9 @@ import click
 import yaml
 from benchopt.benchmark import Benchmark
 
-from benchmark_utils.errors import unreadable
+from benchmark_utils.console.errors import unreadable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 OPENING, CLOSING = "[({", "])}"
 # What every solver has: horizon and schedule.
@@ -158,7 +158,7 @@ def check(config):
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m benchmark_utils.select",
+        prog="python -m benchmark_utils.harness.select",
         description=__doc__.splitlines()[0],
     )
     parser.add_argument("config", type=Path, metavar="CONFIG")

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 import torch
 
-from benchmark_utils.device import KINDS
+from benchmark_utils.hardware.device import KINDS
 
 
 def choose_compile(compile, device, flops):

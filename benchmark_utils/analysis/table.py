@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark_utils.results.labels import family, labels
+from benchmark_utils.analysis.labels import family, labels
 
 # benchopt's name -> ours. All other columns of the objective only lose their
 # prefix.

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 
-from benchmark_utils.progress import say
+from benchmark_utils.console.progress import say
 
 
 def _there_are(*names):

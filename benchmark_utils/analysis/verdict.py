@@ -8,11 +8,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmark_utils.results import comparison, conditions, statistics
-from benchmark_utils.results.statistics import ALPHA
-from benchmark_utils.results.wording import (
-    change, change_interval, fewer_or_more, losses_of, p_value, reached_by,
-    than, times_of
+from benchmark_utils.analysis import comparability, comparison, statistics
+from benchmark_utils.analysis.statistics import ALPHA
+from benchmark_utils.analysis.text import (
+    change,
+    change_interval,
+    fewer_or_more,
+    losses_of,
+    p_value,
+    reached_by,
+    than,
+    times_of,
 )
 
 # The target of the public track, whose rule is shown beside a t-test.
@@ -240,7 +246,7 @@ def _notes(found, runs):
         notes.append(
             "Seconds are of one machine, with whatever else it had to do."
         )
-    notes += conditions.warnings(runs)
+    notes += comparability.warnings(runs)
     if runs["label"].nunique() > 1:
         notes.append(
             "How carefully each solver was tuned is not in the results: say "

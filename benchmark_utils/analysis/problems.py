@@ -3,7 +3,7 @@ import math
 
 import pandas as pd
 
-from benchmark_utils.results.table import PROBLEM, one_problem, plain
+from benchmark_utils.analysis.table import PROBLEM, one_problem, plain
 
 PREFIXES = ("p_dataset_", "p_obj_")
 

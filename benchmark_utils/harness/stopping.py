@@ -1,10 +1,10 @@
 """The end of a run, and what the results say about it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
-from benchmark_utils.last_words import note
-from benchmark_utils.progress import say
-from benchmark_utils.results.crossings import first_crossing, interpolate
-from benchmark_utils.results.failures import describe_failure
+from benchmark_utils.analysis.crossings import first_crossing, interpolate
+from benchmark_utils.analysis.failures import describe_failure
+from benchmark_utils.console.progress import say
+from benchmark_utils.console.run_summary import note
 
 
 class TargetCriterion(StoppingCriterion):

@@ -4,7 +4,11 @@ from typing import NamedTuple
 
 import torch
 
-from benchmark_utils.device import KINDS, dtype_name, multiplies_bfloat16
+from benchmark_utils.hardware.device import (
+    KINDS,
+    dtype_name,
+    multiplies_bfloat16,
+)
 
 
 class Machine(NamedTuple):

@@ -13,10 +13,9 @@ import time
 
 from benchopt.config import get_data_path
 
-from benchmark_utils import signals
-from benchmark_utils.device import dtype_name
-from benchmark_utils.progress import only_warned, say
-from benchmark_utils.training import checkpoints
+from benchmark_utils.console.progress import only_warned, say
+from benchmark_utils.hardware.device import dtype_name
+from benchmark_utils.training import checkpoints, signals
 
 # With "auto": seconds between two checkpoints, unless writing one takes more
 # than this share of them.

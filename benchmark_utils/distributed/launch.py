@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.device import KINDS
-from benchmark_utils.training.ranks import World
+from benchmark_utils.distributed.world import World
+from benchmark_utils.hardware.device import KINDS
 
 # Launchers, and the environment variables in which each of them tells a
 # process how many there are and which rank it is.

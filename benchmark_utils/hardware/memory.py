@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmark_utils.device import KINDS
+from benchmark_utils.hardware.device import KINDS
 
 # Share of a GPU's free memory for what a micro-batch keeps for its backward
 # pass; the rest is for weights, gradients, optimizer state and logits.
