@@ -128,7 +128,7 @@ class Dataset(CheckedParameters, BaseDataset):
                 np.concatenate([[separator], words, [marker], words])
                 for words in (
                     passage[:length]
-                    for passage, length in zip(passages, lengths)
+                    for passage, length in zip(passages, lengths, strict=True)
                 )
             ]
             tokens = np.concatenate(documents)[:num_tokens]

@@ -124,7 +124,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
                 TokenShards(sorted(folder.glob(f"{side}_*.bin")), vocab_size)
                 for side in SIDES
             ]
-            for side, opened in zip(SIDES, shards):
+            for side, opened in zip(SIDES, shards, strict=True):
                 if opened.num_tokens != corpus[side]["tokens"]:
                     raise ValueError(f"{side} shards are missing.")
                 corpus[side]["bytes"], corpus[side]["documents"]
@@ -135,7 +135,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
             ) from error
         print(f"Text as {self.tokenizer}, vocabulary of {vocab_size}, content "
               f"{self._content}:")
-        for side, use in zip(SIDES, ("training", "validation")):
+        for side, use in zip(SIDES, ("training", "validation"), strict=True):
             print(f"  {use}: {corpus[side]['tokens']:,} tokens in "
                   f"{corpus[side]['documents']:,} documents")
         # Of the standard library, nobody could do anything about them.
@@ -171,7 +171,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         corpus = {"tokenizer": self.tokenizer}
         try:
-            for side, parts in zip(SIDES, split(self._documents)):
+            for side, parts in zip(SIDES, split(self._documents), strict=True):
                 passages = read_passages(parts)
                 tokens = (
                     ids for passage in passages

@@ -25,7 +25,7 @@ class Plot(BasePlot):
             traces.line(rows["steps"], rows["ms_per_step"], {
                 "label": f"{seconds:g} s", "color": (shade,) * 3 + (1.0,)
             })
-            for shade, (seconds, rows) in zip(shades, lines)
+            for shade, (seconds, rows) in zip(shades, lines, strict=True)
         ]
         for label, rows in table.groupby("label", sort=False):
             reached = rows[rows["reached"]]

@@ -68,13 +68,15 @@ def work(results, rank, size, port, options):
     # By trainer, then by clock.
     times = [[[], []] for _ in trainers]
     for _ in range(options["repetitions"] + 1):
-        for trainer, of_trainer in zip(trainers, times):
+        for trainer, of_trainer in zip(trainers, times, strict=True):
             world.agree(True)
             synchronize(device)
             starts = [clock() for clock in clocks]
             trainer.train_step(inputs, targets)
             synchronize(device)
-            for clock, start, seconds in zip(clocks, starts, of_trainer):
+            for clock, start, seconds in zip(
+                clocks, starts, of_trainer, strict=True
+            ):
                 seconds.append(clock() - start)
     # The first turn warms up.
     results.put([
@@ -106,7 +108,7 @@ def measure(most, options):
         for process in ranks:
             process.start()
         seconds, cpu, apart, cpu_apart = map(
-            max, zip(*collect(results, ranks))
+            max, zip(*collect(results, ranks), strict=True)
         )
         tokens = options["batch_size"] * options["shape"]["context_length"]
         base = table[0]["seconds"] if table else seconds

@@ -108,7 +108,9 @@ def compare(paths, shape, per_shard, rounds):
         for name, rounds_seen in seen.items()
     }
     for name in "plain", "bytes":
-        ratios = [a / b for a, b in zip(rates["ours"], rates[name])]
+        ratios = [a / b for a, b in zip(
+            rates["ours"], rates[name], strict=True
+        )]
         print(f"  ours / {name}: {statistics.median(ratios):.2f}"
               f"  [{min(ratios):.2f} - {max(ratios):.2f}]")
     return 1e6 * statistics.median(rates["ours"])

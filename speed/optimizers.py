@@ -49,7 +49,7 @@ def step_time(solver, num_layers, seconds):
         for p in parameters
     ]
 
-    for p, gradient in zip(parameters, gradients):
+    for p, gradient in zip(parameters, gradients, strict=True):
         p.grad = gradient
     period = getattr(solver, "precondition_frequency", 1)
     optimizer.step()

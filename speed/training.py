@@ -208,7 +208,7 @@ def print_table(title, labels, table):
     print(f"\n{title}, {choose_device()[0]}")
     print(f"{'':28}{'s/step':>8}  {'min-max':15}{'tokens/s':>9}"
           f"{'GFLOP/s':>9}{'ceiling':>9}{'x first':>9}{'peak MiB':>10}")
-    for label, row in zip(labels, table):
+    for label, row in zip(labels, table, strict=True):
         spread = f"[{row['fastest']:.2f}-{row['slowest']:.2f}]"
         share = row["share_of_ceiling"]
         print(

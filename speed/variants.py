@@ -186,7 +186,9 @@ def matmul_step(variant, shape, rows, device):
         pairs = [(x, w.T), (y, w), (y.T, x)]
         if variant.startswith("forward"):
             pairs = pairs[:1]
-        products += [(a, b, o) for (a, b), o in zip(pairs, out)] * count
+        products += [(a, b, o) for (a, b), o in zip(
+            pairs, out, strict=True
+        )] * count
 
     def step():
         for a, b, out in products:

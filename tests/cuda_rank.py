@@ -18,7 +18,7 @@ import types
 
 import torch
 import torch.distributed as dist
-import torch.testing._internal.distributed.fake_pg  # noqa: F401
+import torch.testing._internal.distributed.fake_pg
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext
 
@@ -58,8 +58,9 @@ def watch_collectives(cuda):
     """Note the device and bytes of all that is sent, by label and kind."""
     sent = {}
     for kind in ("all_reduce", "broadcast"):
-        def noted(tensor, *arguments, _send=getattr(dist, kind), _kind=kind,
-                  **options):
+        send = getattr(dist, kind)
+
+        def noted(tensor, *arguments, _send=send, _kind=kind, **options):
             place = sent.setdefault(f"{cuda.where} {_kind}", {})
             number = place.get(str(tensor.device), 0)
             place[str(tensor.device)] = number + tensor.nbytes

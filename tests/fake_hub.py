@@ -68,7 +68,7 @@ class FakeHub:
         self.url, self.cdn_url = [
             # Different names, since credentials are kept per host.
             f"http://{host}:{server.server_port}" for host, server
-            in zip(["127.0.0.1", "localhost"], self._servers)
+            in zip(["127.0.0.1", "localhost"], self._servers, strict=True)
         ]
         return self
 

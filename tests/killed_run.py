@@ -11,7 +11,7 @@ import tempfile
 from unittest import mock
 
 import torch
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 from benchopt.benchmark import Benchmark
 from benchopt.cli.main import run
 
@@ -27,7 +27,11 @@ from conftest import (
 # All that the runs import, once; torch._dynamo when a model is made.
 Benchmark(ROOT, no_cache=True).get_solvers()
 
-from benchmark_utils.training import checkpoints, evaluation, trainer  # noqa: E402
+from benchmark_utils.training import (  # noqa: E402
+    checkpoints,
+    evaluation,
+    trainer,
+)
 
 # What happens several times in a run, and a function that is called each time.
 MOMENTS = {

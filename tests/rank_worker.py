@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 import torch.distributed as dist
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext

@@ -95,7 +95,7 @@ def mars(h, role, w, gradients, factors):
         (RATE, DECAY, 0.95, 0.99) if is_matrix else (3e-3, 0.1, 0.9, 0.95)
     )
     last, m, v = (torch.zeros_like(w) for _ in range(3))
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         c = g
         if is_matrix:
             c = g + 0.025 * beta1 / (1 - beta1) * (g - last)
@@ -126,10 +126,12 @@ STATEMENTS = [
 ])
 def test_first_steps_are_those_stated(toy, name, options, reference, size):
     result = toy(name, size, **options)
-    gradients = zip(*(result.gradients(t) for t in range(len(FACTORS))))
+    gradients = zip(
+        *(result.gradients(t) for t in range(len(FACTORS))), strict=True
+    )
     expected = [
         reference(result.solver, role, w, list(g), FACTORS)
-        for role, w, g in zip(ROLES, result.initial, gradients)
+        for role, w, g in zip(ROLES, result.initial, gradients, strict=True)
     ]
     errors = relative_error(result.weights(), expected, result.initial)
     assert max(errors) < 1e-7
@@ -160,7 +162,7 @@ def test_mars_by_name_is_as_far_off_as_the_page_says(
     )
     errors = relative_error(by_name.weights(), right.weights(), right.initial)
     largest = max(
-        error for role, error in zip(ROLES, errors)
+        error for role, error in zip(ROLES, errors, strict=True)
         if role != "gains_and_biases"
     )
     assert largest == pytest.approx(expected, abs=0.005)
@@ -235,5 +237,7 @@ def test_options_are_what_they_say_however_they_are_written(toy):
     as_number = toy("adan", 1.0, eps=1e-3, betas=(0.9, 0.8, 0.7),
                     weight_decouple=False)
     assert as_text.solver.options == as_number.solver.options
-    for first, second in zip(as_text.weights(), as_number.weights()):
+    for first, second in zip(
+        as_text.weights(), as_number.weights(), strict=True
+    ):
         assert torch.equal(first, second)

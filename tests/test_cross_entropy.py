@@ -74,7 +74,7 @@ def test_loss_and_gradients_are_those_of_all_logits(
     # The sum's gradient is that of the mean, times the rows.
     (expected * gradient_scale / 3).backward()
     assert abs(loss.item() - expected.item()) < tolerance
-    for x, y in zip([hidden, weight, bias], exact):
+    for x, y in zip([hidden, weight, bias], exact, strict=True):
         if x is not None:
             error = (x.grad - y.grad).norm() / y.grad.norm()
             assert x.grad.dtype == dtype and error < tolerance

@@ -148,7 +148,9 @@ def test_shares_at_the_target_are_kaplan_meiers():
     assert heights.to_dict() == pytest.approx({
         0: 0, 250: 0.2, 270: 0.4, 280: 0.4, 290: 0.7, 300: 0.7
     })
-    assert dict(zip(censored["steps"], censored["share"])) == pytest.approx(
+    assert dict(zip(
+        censored["steps"], censored["share"], strict=True
+    )) == pytest.approx(
         {280: 0.4, 300: 0.7}
     )
 

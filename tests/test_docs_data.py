@@ -17,7 +17,7 @@ def test_shards_are_prepared(clone):
     """As far as that goes without a network."""
     prepare, _, _ = code_blocks(PAGE, "bash")
     for command, folder in zip(
-        prepare.splitlines(), ["fineweb10B", "finewebedu10B"]
+        prepare.splitlines(), ["fineweb10B", "finewebedu10B"], strict=True
     ):
         output = clone.run(
             command, returncode=1, HF_HUB_OFFLINE="1",

@@ -27,7 +27,7 @@ def test_numbers_of_parameters_are_those_of_the_table():
     row, = re.findall(
         r"^parameters +(\S+) +(\S+) +(\S+)$", (ROOT / PAGE).read_text(), re.M
     )
-    for name, number in zip(["gpt2", "rotary", "modern"], row):
+    for name, number in zip(["gpt2", "rotary", "modern"], row, strict=True):
         model = make_model(name, 50257)
         assert f"{sum(p.numel() for p in model.parameters()):,}" == number
 
@@ -40,7 +40,7 @@ def test_named_problems_are_those_of_the_table():
     assert {name for name, *_ in rows} == {
         path.stem for path in (ROOT / "configs" / "problems").glob("*.yml")
     }
-    for name, parameters, rows, length, num_steps, target in rows:
+    for name, parameters, batch_size, length, num_steps, target in rows:
         config = yaml.safe_load(
             (ROOT / "configs" / "problems" / f"{name}.yml").read_text()
         )
@@ -48,7 +48,7 @@ def test_named_problems_are_those_of_the_table():
         assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters
         assert int(length) == MODELS[name].context_length
         objective, = config["objective"]
-        assert f"[model={name},batch_size={rows}," in objective
+        assert f"[model={name},batch_size={batch_size}," in objective
         assert f",target={target}," in objective
         assert all(
             f"[num_steps={num_steps}," in solver for solver in config["solver"]

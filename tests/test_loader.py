@@ -34,7 +34,7 @@ class Counting:
         assert stops[-1] <= 2**16, "every token must be unique"
         self.arrays = [
             np.arange(stop - length, stop).astype("<u2")
-            for length, stop in zip(lengths, stops)
+            for length, stop in zip(lengths, stops, strict=True)
         ]
         self.paths = [Path("counting") / f"{i}.bin" for i in range(len(stops))]
 
@@ -58,8 +58,8 @@ def windows(arrays, batch_size, sequence_length, rank=0, world_size=1):
 def assert_same(batches, expected):
     batches, expected = list(batches), list(expected)
     assert len(batches) == len(expected)
-    for batch, reference in zip(batches, expected):
-        for tensor, array in zip(batch, reference):
+    for batch, reference in zip(batches, expected, strict=True):
+        for tensor, array in zip(batch, reference, strict=True):
             assert tensor.dtype == torch.int64
             np.testing.assert_array_equal(tensor, array)
 
@@ -94,14 +94,16 @@ def test_every_token_once_and_in_order(monkeypatch, world_size, block_tokens):
         for rank in range(world_size)
     ]
     assert [len(loader) for loader in ranks] == [18] * world_size
-    steps = list(zip(*(loader.batches() for loader in ranks)))
+    steps = list(zip(*(loader.batches() for loader in ranks), strict=True))
     assert len(steps) == 18
     inputs, targets = (
         torch.cat([batch[side].flatten() for step in steps for batch in step])
         for side in (0, 1)
     )
     expected = np.concatenate([
-        tokens[:count * 192] for tokens, count in zip(shards.arrays, used)
+        tokens[:count * 192] for tokens, count in zip(
+            shards.arrays, used, strict=True
+        )
     ])
     np.testing.assert_array_equal(inputs, expected)
     # The target of a token is the next one: these are the integers in order.
@@ -237,7 +239,9 @@ def test_starting_late_reads_nothing_before(fineweb_sizes):
 
 def test_the_horizon_check_reads_the_shards_it_needs(tmp_path):
     paths = [tmp_path / f"my_train_{i}.bin" for i in range(3)]
-    for path, tokens in zip(paths, ([1] * 100, [2] * 100, [3] * 99 + [64])):
+    for path, tokens in zip(
+        paths, ([1] * 100, [2] * 100, [3] * 99 + [64]), strict=True
+    ):
         write_shard(path, [tokens])
     for repeat in (False, True):
         loader = BatchLoader(TokenShards(paths, 64), 3, 11, repeat)

@@ -402,7 +402,7 @@ def test_compiles_into_one_graph(name, dtype, is_training):
     # Raises an error where there is more than one graph.
     model.compile(fullgraph=True, backend="aot_eager")
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    for x, y in zip(loss_and_gradients(), eager):
+    for x, y in zip(loss_and_gradients(), eager, strict=True):
         assert (x - y).norm() <= tolerance * y.norm().clamp(min=1e-6)
 
 
@@ -467,14 +467,16 @@ def test_gradient_of_the_sum_is_the_same_in_any_number_of_micro_batches():
             )
             perturb(model)
             for x, y in zip(
-                inputs.split(micro_batch), targets.split(micro_batch)
+                inputs.split(micro_batch), targets.split(micro_batch),
+                strict=True
             ):
                 (model(x, y) * (micro_batch / 4)).backward()
             gradients[loss_gradient, micro_batch] = [
                 p.grad for p in model.parameters()
             ]
     for mean, total, halves in zip(
-        gradients["mean", 4], gradients["sum", 4], gradients["sum", 2]
+        gradients["mean", 4], gradients["sum", 4], gradients["sum", 2],
+        strict=True
     ):
         # To the bit: 32 is a power of 2.
         assert torch.equal(32 * mean, total)

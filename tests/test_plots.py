@@ -135,7 +135,7 @@ def test_figures_are_whole_at_the_width_of_a_column(
     contents = [path.read_bytes() for path in paths]
     assert len(set(contents)) == len(set(paths)) == len(paths)
     starts = {".pdf": b"%PDF", ".png": b"\x89PNG"}
-    for path, content in zip(paths, contents):
+    for path, content in zip(paths, contents, strict=True):
         assert content.startswith(starts[path.suffix])
     for figure in saved[::2]:
         canvas = FigureCanvasAgg(figure)

@@ -464,7 +464,7 @@ def test_two_processes_of_the_same_command_do_not_harm_each_other(
     for i, runs in enumerate(both):
         runs.results = tmp_path / f"{i}.parquet"
     processes = [runs.start() for runs in both]
-    for runs, process in zip(both, processes):
+    for runs, process in zip(both, processes, strict=True):
         code, output = runs.wait(process)
         assert code == 0, output
         assert "Traceback" not in output and "damaged" not in output

@@ -125,4 +125,6 @@ def test_long_files_are_mentioned():
         if len(path.read_text().splitlines()) > 400 and not {
             "tests", ".venv", "build", "site-packages",
         } & set(path.parts):
-            warnings.warn(f"{path.relative_to(ROOT)} has over 400 lines")
+            warnings.warn(
+                f"{path.relative_to(ROOT)} has over 400 lines", stacklevel=1
+            )

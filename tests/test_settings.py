@@ -54,7 +54,7 @@ def newton_schulz(matrix, a, b, c, steps):
 def muon_of_2024(w, gradients, factors):
     """Rate 3.6e-4 times the root of the longer side, and no decay."""
     rate = 3.6e-4 * math.sqrt(max(w.shape))
-    for n, factor in zip(nesterov(gradients, 0.95), factors):
+    for n, factor in zip(nesterov(gradients, 0.95), factors, strict=True):
         step = newton_schulz(n, 3.4445, -4.775, 2.0315, 5)
         w = w - rate * factor * step
     return w
@@ -64,7 +64,7 @@ def muon_of_2026(w, gradients, factors, lr, weight_decay, beta2=None):
     """Entry 36 of track 3; entry 10, with rows normalised, by ``beta2``."""
     scale = math.sqrt(max(1.0, w.shape[0] / w.shape[1]))
     v = 0.0
-    for n, factor in zip(nesterov(gradients, 0.95), factors):
+    for n, factor in zip(nesterov(gradients, 0.95), factors, strict=True):
         step = newton_schulz(n, 2.0, -1.5, 0.5, 12)
         if beta2:
             v = beta2 * v + (1 - beta2) * (step**2).mean(1, keepdim=True)
@@ -195,7 +195,7 @@ def test_steps_are_those_of_the_source(solvers, name, model):
     factors = [1.0, 0.5, 0.25]
     rates = [group["lr"] for group in optimizer.param_groups]
     for t, factor in enumerate(factors):
-        for group, rate in zip(optimizer.param_groups, rates):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         for p in gradients:
             p.grad = gradients[p][t].clone()

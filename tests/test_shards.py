@@ -328,7 +328,7 @@ def test_real_fineweb_shards_are_read():
     paths = sorted(FINEWEB.glob("*.bin"))
     shards = TokenShards(paths, vocab_size=50257)
     shards.check_token_ids()
-    for path, tokens in zip(paths, shards.arrays):
+    for path, tokens in zip(paths, shards.arrays, strict=True):
         assert tokens[:].tolist() == read_tokens(path)
     # GPT-2's separator leads the validation shard's first document.
     assert shards.arrays[-1][0] == 50256

@@ -61,7 +61,7 @@ def test_each_gradient_is_sent_once_per_step(monkeypatch):
         averaged = [p.grad for p in model.parameters()]
         model.zero_grad(set_to_none=True)
         model(tokens[:, :-1], tokens[:, 1:]).backward()
-        for p, gradient in zip(model.parameters(), averaged):
+        for p, gradient in zip(model.parameters(), averaged, strict=True):
             assert torch.allclose(p.grad, gradient, atol=1e-7)
 
 
@@ -116,7 +116,7 @@ def test_a_model_compiled_by_block_sends_on_the_way(monkeypatch, by_block):
 def test_compiled_by_block_or_not_the_gradients_are_the_same(monkeypatch):
     _, eager, _ = train_one_step(monkeypatch)
     _, compiled, _ = train_one_step(monkeypatch, compiled=True)
-    for p, q in zip(eager.parameters(), compiled.parameters()):
+    for p, q in zip(eager.parameters(), compiled.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
     # From the last parameter to the first.
     assert [size for size, _ in world.sent] == [24, 8, 30, 2]
     assert parameters[1].grad.data_ptr() == large.data_ptr()
-    for p, (size, dtype) in zip(parameters, sizes):
+    for p, (size, dtype) in zip(parameters, sizes, strict=True):
         assert p.grad.dtype == dtype and p.grad.tolist() == [2 * size] * size
 
 
@@ -161,6 +161,6 @@ def test_the_largest_piece_goes_first_to_who_has_least():
     ] * 12]
     for size in (2, 3, 4, 8):
         load = [0] * size
-        for owner, cost in zip(share(costs, size), costs):
+        for owner, cost in zip(share(costs, size), costs, strict=True):
             load[owner] += cost
         assert max(load) < 1.05 * sum(costs) / size

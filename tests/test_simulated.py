@@ -1,4 +1,6 @@
 """The synthetic language has the entropy it claims, and GPTs approach it."""
+import itertools
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def dataset(bench):
 def documents(tokens, separator):
     """Whole documents: the passages between separators."""
     starts = np.flatnonzero(tokens == separator)
-    return [tokens[a + 1:b] for a, b in zip(starts, starts[1:])]
+    return [tokens[a + 1:b] for a, b in itertools.pairwise(starts)]
 
 
 def test_passages_return_verbatim_after_the_marker(dataset):
@@ -101,8 +103,10 @@ def test_a_gpt_beats_a_bigram_table_and_approaches_the_entropy(
         train_tokens=500_000, val_tokens=20_000,
     )
     frame = run(
-        {"AdamW": {"num_steps": 400, "warmup_steps": 20, "cooldown": 0.5,
-                  "schedule": "linear"}},
+        {"AdamW": {
+            "num_steps": 400, "warmup_steps": 20, "cooldown": 0.5,
+            "schedule": "linear",
+        }},
         dict(n_layer=2, n_head=2, n_embd=64, context_length=64,
              batch_size=16, sequence_length=64, val_tokens=6400,
              eval_every=400),

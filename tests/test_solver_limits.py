@@ -34,7 +34,7 @@ def hidden_moves(toy, start):
     """How far each hidden matrix is from where it was."""
     return [
         p.detach() - before
-        for p, before in zip(toy.roles["hidden_matrices"], start)
+        for p, before in zip(toy.roles["hidden_matrices"], start, strict=True)
     ]
 
 
@@ -75,9 +75,11 @@ def test_reduces_to_the_simpler_method(toy, first, second):
 def test_sgd_without_momentum_is_gradient_descent(toy):
     sgd = toy("SGD", momentum=0.0).run(3)
     expected = [
-        w - 0.01 * sum(f * g for f, g in zip(FACTORS, gradients))
+        w - 0.01 * sum(f * g for f, g in zip(FACTORS, gradients, strict=True))
         for w, gradients in zip(
-            sgd.initial, zip(*(sgd.gradients(t) for t in range(3)))
+            sgd.initial, zip(
+                *(sgd.gradients(t) for t in range(3)), strict=True
+            ), strict=False
         )
     ]
     assert distance(sgd.weights(), expected) < 1e-14
@@ -93,7 +95,7 @@ def test_adafactor_is_exact_for_gradients_of_rank_one(toy):
     ]
     adafactor.step(0, factor=1.0, gradients=gradients)
     for w, start, g in zip(
-        adafactor.weights(), adafactor.initial, gradients
+        adafactor.weights(), adafactor.initial, gradients, strict=True
     ):
         size = 0.01 * start.square().mean().sqrt()
         torch.testing.assert_close(w, start - size * g.sign())
@@ -197,11 +199,11 @@ def test_hyperball_methods_turn_and_never_stretch(toy, name):
     ball = toy(name, learning_rate=1e-3)
     start = [p.detach().clone() for p in ball.roles["hidden_matrices"]]
     ball.step(0, factor=1.0)
-    for w, before in zip(ball.roles["hidden_matrices"], start):
+    for w, before in zip(ball.roles["hidden_matrices"], start, strict=True):
         cosine = (w * before).sum() / before.norm() ** 2
         assert 0 < math.acos(min(cosine.item(), 1.0)) <= 1.001e-3
     ball.run(5, start=1, factor=20.0)
-    for w, before in zip(ball.roles["hidden_matrices"], start):
+    for w, before in zip(ball.roles["hidden_matrices"], start, strict=True):
         assert abs(w.norm() / before.norm() - 1) < 1e-12
         assert (w - before).norm() > 0.01 * before.norm()
 
@@ -235,7 +237,7 @@ def test_roots_of_matrices_together_are_those_of_each():
     ]
     matrices[1][2, 2] = torch.inf
     alone = [torch.eye(6) for _ in matrices]
-    for matrix, out in zip(matrices, alone):
+    for matrix, out in zip(matrices, alone, strict=True):
         inverse_fourth_roots([matrix], [out])
     together = [torch.eye(6) for _ in matrices]
     inverse_fourth_roots(matrices, together)
@@ -257,11 +259,13 @@ def test_schedule_free_evaluates_the_average(toy):
     evaluated = free.weights()
     free.optimizer.train()
     roles = [role for role in SHAPES for _ in SHAPES[role]]
-    gradients = list(zip(*(free.gradients(t) for t in range(4))))
+    gradients = list(zip(*(free.gradients(t) for t in range(4)), strict=True))
     expected = [
         REFERENCES["schedule_free"](
             free.solver, role, w, gradient, FACTORS[:4], evaluated=True
-        ) for role, w, gradient in zip(roles, free.initial, gradients)
+        ) for role, w, gradient in zip(
+            roles, free.initial, gradients, strict=True
+        )
     ]
     assert distance(evaluated, expected) < 1e-9
     assert distance(free.weights(), trained) < 1e-12

@@ -241,7 +241,7 @@ def test_every_hyper_parameter_matters(make, solver_class, solver_file):
         if not others:
             warnings.warn(
                 f"{name}={value!r} is no number, and the file states no "
-                "`perturbations` of it: not tested"
+                "`perturbations` of it: not tested", stacklevel=1
             )
         # A number far below the gradients, such as an epsilon, may not matter
         # where it is; at their size it must.
@@ -299,8 +299,10 @@ def test_steps_are_proportional_to_the_learning_rate(make):
         toy = Toy(make()).run(2, factor=1.0)
         before = toy.weights()
         toy.step(2, factor=factor)
-        moves.append([a - b for a, b in zip(toy.weights(), before)])
-    for whole, half, none in zip(*moves):
+        moves.append([a - b for a, b in zip(
+            toy.weights(), before, strict=True
+        )])
+    for whole, half, none in zip(*moves, strict=True):
         assert (half - 0.5 * whole).norm() < 0.02 * whole.norm()
         assert none.norm() < 1e-12 * whole.norm()
 
@@ -323,7 +325,8 @@ def test_weight_decay_is_the_stated_one(make, solver_class):
             ((without - with_) * initial).sum().item()
             / (0.1 * rate * initial.square().sum().item())
             for with_, without, initial in zip(
-                toys[0].weights(), toys[1].weights(), toys[0].initial
+                toys[0].weights(), toys[1].weights(), toys[0].initial,
+                strict=True
             )
         ]
         # Within 1 %: some decay the weights after the step.
@@ -354,7 +357,7 @@ def test_continues_to_the_bit_from_a_saved_state(make):
     file.seek(0)
     second = Toy(make(), dtype=torch.float32)
     with torch.no_grad():
-        for p, weight in zip(second.parameters, first.weights()):
+        for p, weight in zip(second.parameters, first.weights(), strict=True):
             p.copy_(weight)
     second.optimizer.load_state_dict(torch.load(file, weights_only=False))
     before = tensors(first.optimizer.state_dict())
@@ -408,7 +411,9 @@ def test_trains(solver_class, bench):
         ])
     names = [name for name, _ in trainer.model.named_parameters()]
     unmoved = [
-        name for name, *pair in zip(names, *weights) if torch.equal(*pair)
+        name for name, *pair in zip(
+            names, *weights, strict=True
+        ) if torch.equal(*pair)
     ]
     assert not unmoved
     assert losses[1] < losses[0]

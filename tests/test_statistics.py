@@ -321,7 +321,7 @@ def test_logrank_cries_wolf_no_more_often_than_it_says(n, expected, censored):
         logrank(
             np.minimum(x, horizon), x <= horizon,
             np.minimum(y, horizon), y <= horizon,
-        ).p for x, y in zip(a, b)
+        ).p for x, y in zip(a, b, strict=True)
     ])
     errors = np.mean(p < 0.05)
     assert errors <= expected + 0.008

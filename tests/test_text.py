@@ -4,6 +4,7 @@ The shards are taken apart here at the separator, 256, which is no byte, and
 put together again to the documents they should hold.
 """
 import codecs
+import itertools
 import json
 import multiprocessing
 import os
@@ -178,7 +179,7 @@ def test_order_and_split_follow_from_the_contents_alone(
     # Neighbours are from different documents: no long one fills a batch.
     novel = [passage.split(b",")[0][-2:] for passage in before[0]]
     assert len(novel) > 100
-    assert np.mean([a == b for a, b in zip(novel, novel[1:])]) < 0.2
+    assert np.mean([a == b for a, b in itertools.pairwise(novel)]) < 0.2
 
 
 def test_what_was_read_is_said(text, novels, capsys):

@@ -16,7 +16,7 @@ for num_elements in {sizes}:
 """
 
 
-def run(before="", sizes=[2**18], **variables):
+def run(before="", sizes=(2**18,), **variables):
     """What choose_threads says, and what torch's OpenMP library says."""
     environment = {
         name: value for name, value in os.environ.items()

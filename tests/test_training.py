@@ -41,6 +41,9 @@ def schedule(num_steps=6, warmup_steps=2, schedule="cosine", cooldown=1.0):
     )
 
 
+COSINE = schedule()
+
+
 @pytest.fixture
 def loader(shard_dir):
     shards = TokenShards(
@@ -54,7 +57,7 @@ def make_trainer(loader):
     """A Trainer of AdamW on the tiny model. Clipping is at work: gradients
     are longer than their limit in every step."""
     def make_trainer(optimizer_class=torch.optim.AdamW, learning_rate=1e-2,
-                     schedule=schedule(), max_grad_norm=0.2, **options):
+                     schedule=COSINE, max_grad_norm=0.2, **options):
         model = tiny_model()
         return Trainer(
             model, optimizer_class(model.parameters(), lr=learning_rate),
@@ -332,7 +335,8 @@ def test_warm_up_trains_throw_away_weights(solver):
     solver.pre_run_hook(None)
     assert solver.get_result()["report"]["step"] == 0
     for fresh, parameter in zip(
-        tiny_model().parameters(), solver.trainer.model.parameters()
+        tiny_model().parameters(), solver.trainer.model.parameters(),
+        strict=True
     ):
         assert torch.equal(fresh, parameter)
     solver.run(lambda: True)

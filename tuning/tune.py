@@ -53,7 +53,9 @@ def sample(ranges, trials, seed):
     return [
         {
             name: float(f"{value:.3g}")
-            for name, value in zip(ranges, np.exp(low + point * (high - low)))
+            for name, value in zip(
+                ranges, np.exp(low + point * (high - low)), strict=True
+            )
         }
         for point in points
     ]

@@ -180,7 +180,7 @@ def comparisons(runs, order, baseline):
         each.label: each._replace(
             adjusted_p=float(p), loss_adjusted_p=float(loss_p)
         )
-        for each, p, loss_p in zip(found, steps, losses)
+        for each, p, loss_p in zip(found, steps, losses, strict=True)
     }
 
 

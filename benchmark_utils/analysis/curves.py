@@ -70,9 +70,10 @@ def seed_curves(evaluations, axis, highest):
     """
     names = ["label"] + SEED
     return _one_frame([
-        dict(zip(names, run)) | _cut(rows[AXES[axis]].to_numpy(float), {
-            "val_loss": rows["val_loss"].to_numpy(float)
-        }, highest)
+        dict(zip(names, run, strict=True)) | _cut(
+            rows[AXES[axis]].to_numpy(float),
+            {"val_loss": rows["val_loss"].to_numpy(float)}, highest,
+        )
         for run, rows in evaluations.groupby(names, sort=False)
     ])
 
@@ -140,7 +141,7 @@ def _one_frame(curves):
     return pd.DataFrame({
         name: np.concatenate([
             np.broadcast_to(curve[name], size)
-            for curve, size in zip(curves, sizes)
+            for curve, size in zip(curves, sizes, strict=True)
         ]) for name in curves[0]
     })
 

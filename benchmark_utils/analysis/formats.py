@@ -93,16 +93,18 @@ def _text(verdict):
     alone = [len(row[0]) > LABEL_WIDTH for row in rows]
     # The row of a long label is one line below, and begins empty.
     lines = [
-        ["", *row[1:]] if long else row for row, long in zip(rows, alone)
+        ["", *row[1:]] if long else row for row, long in zip(
+            rows, alone, strict=True
+        )
     ]
-    widths = [max(map(len, column)) for column in zip(*lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [verdict.dataset, verdict.objective, "",
             _wrapped(f"{_caption(verdict)}:"), ""]
-    for row, line, long in zip(rows, lines, alone):
+    for row, line, long in zip(rows, lines, alone, strict=True):
         if long:
             text.append(row[0])
         text.append("  ".join(
-            cell.ljust(width) for cell, width in zip(line, widths)
+            cell.ljust(width) for cell, width in zip(line, widths, strict=True)
         ).rstrip())
     for title, paragraphs in [
         ("Verdict", verdict.sentences), ("Notes", verdict.notes)
@@ -131,9 +133,8 @@ def _caption(verdict):
 
 def cells(verdict):
     """The table of one problem: the header, and a row of texts per solver."""
-    rows = [HEADER]
-    for row in verdict.summaries.itertuples():
-        rows.append([
+    return [HEADER] + [
+        [
             row.label, f"{row.reached} of {row.n}", _steps(row),
             f"{row.diverged} diverged" if math.isinf(row.val_loss)
             else f"{row.val_loss:.4f}",
@@ -142,8 +143,8 @@ def cells(verdict):
             if row.label != verdict.baseline
             # Nothing is a multiple of what some seed never reached.
             else "1" if math.isfinite(row.mean) else "-",
-        ])
-    return rows
+        ] for row in verdict.summaries.itertuples()
+    ]
 
 
 def _steps(row):

@@ -11,6 +11,7 @@ NO_POINTS = {
     "val_loss": "half of the runs or more diverged at every value",
 }
 
+
 def swept_parameters(runs):
     """Numbers among the solvers' parameters of which some solver was run
     with several values, all else alike; learning rates first."""

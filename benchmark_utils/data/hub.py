@@ -9,6 +9,7 @@ A verified file is noted beside the files (``checksums.py``), and is then
 neither read nor requested again.
 """
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -172,7 +173,9 @@ class _Mirror:
                           f"left, too few for {need}.")
         print(f"Fetching {need}, from {self.url('')} to {self.folder}")
         for number, name in enumerate(names, 1):
-            _ask(self.url(name), lambda: self._fetch(name, has_locks))
+            _ask(self.url(name), functools.partial(
+                self._fetch, name, has_locks
+            ))
             print(f"{name} is verified: {number} of {len(names)}, "
                   f"{sum(sizes[number:]):,} bytes to go", flush=True)
 

@@ -170,7 +170,7 @@ class BatchLoader:
                 inputs = block[:, :-1].unflatten(1, shape)
                 targets = block[:, 1:].unflatten(1, shape)
                 # Views, made by one call per block instead of four per step.
-                yield from zip(inputs.unbind(), targets.unbind())
+                yield from zip(inputs.unbind(), targets.unbind(), strict=True)
 
     def _plan(self, start_step, stop_step):
         """Yield (shard, first step within it, number of steps) per block."""

@@ -82,7 +82,7 @@ class GradientAverage:
             wait()
             flat.div_(self.world.size)
             parts = flat.split([p.numel() for p in parameters])
-            for p, part in zip(parameters, parts):
+            for p, part in zip(parameters, parts, strict=True):
                 p.grad = part.view_as(p)
         self._sent = []
 
@@ -131,7 +131,9 @@ class SharedUpdates:
         self.owners = {}
         if work and 1 < world.size <= len(matrices):
             costs = [WORK[work](*matrix.shape) for matrix in matrices]
-            self.owners = dict(zip(matrices, share(costs, world.size)))
+            self.owners = dict(zip(
+                matrices, share(costs, world.size), strict=True
+            ))
 
     def owned_elsewhere(self, parameter):
         return self.owners.get(parameter, self.world.rank) != self.world.rank
@@ -193,4 +195,3 @@ def share(costs, num_ranks):
         owners[index] = min(load, key=lambda rank: (load[rank], rank))
         load[owners[index]] += costs[index]
     return owners
-

@@ -126,7 +126,7 @@ class Gathering:
         """Text on the first follower that has ended by its own fault, None if
         none has."""
         for rank, (process, log) in enumerate(
-            zip(self._processes, self._logs), 1
+            zip(self._processes, self._logs, strict=True), 1
         ):
             code = process.poll()
             if code not in (None, 0, LET_DOWN):

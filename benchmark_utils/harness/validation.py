@@ -52,7 +52,9 @@ def combinations(grid):
                 raise ValueError(
                     f"{key}={value!r} must be a tuple of {len(names)} values."
                 )
-        entries.append([dict(zip(names, value)) for value in values])
+        entries.append([
+            dict(zip(names, value, strict=True)) for value in values
+        ])
     for parts in itertools.product(*entries):
         yield {name: v for part in parts for name, v in part.items()}
 
@@ -90,7 +92,9 @@ def convert_options(options, defaults, rules):
                     f"its default {default!r}."
                 )
             return tuple(
-                converted(name, *pair) for pair in zip(value, default)
+                converted(name, *pair) for pair in zip(
+                    value, default, strict=True
+                )
             )
         try:
             convert(name, default, [default], rules)

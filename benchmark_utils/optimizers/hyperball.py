@@ -53,9 +53,9 @@ class Hyperball(torch.optim.Optimizer):
         try:
             self.base.step()
         finally:
-            for group, rate in zip(self.param_groups, rates):
+            for group, rate in zip(self.param_groups, rates, strict=True):
                 group["lr"] = rate
-        for group, weights in zip(self.param_groups, before):
+        for group, weights in zip(self.param_groups, before, strict=True):
             for p, w in weights:
                 radius = self.state[p]["radius"]
                 direction = w - p

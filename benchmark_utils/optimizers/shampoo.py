@@ -64,7 +64,7 @@ class Shampoo(torch.optim.Optimizer):
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
-            for side, size in zip(("left", "right"), p.shape):
+            for side, size in zip(("left", "right"), p.shape, strict=True):
                 state[side] = p.new_zeros(size, size)
                 state[f"{side}_root"] = torch.eye(
                     size, dtype=p.dtype, device=p.device
@@ -87,7 +87,7 @@ class Shampoo(torch.optim.Optimizer):
                         (state[side], state[f"{side}_root"])
                     )
         for pairs in due.values():
-            inverse_fourth_roots(*zip(*pairs))
+            inverse_fourth_roots(*zip(*pairs, strict=True))
 
     def _update(self, p, group):
         """The preconditioned momentum of one matrix, as long as Adam's."""
@@ -125,6 +125,6 @@ def inverse_fourth_roots(matrices, outs):
         return
     damping = RELATIVE_DAMPING * values[:, -1:] + torch.finfo(stack.dtype).tiny
     powers = (values.clamp(min=0) + damping) ** -0.25
-    for out, *parts in zip(outs, finite, powers, vectors):
+    for out, *parts in zip(outs, finite, powers, vectors, strict=True):
         is_finite, power, basis = parts
         out.copy_(torch.where(is_finite, (basis * power) @ basis.T, out))

@@ -33,7 +33,9 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     size = evaluation_rows(
         len(inputs), loader.sequence_length, device, world.size
     )
-    micro_batches = list(zip(inputs.split(size), targets.split(size)))
+    micro_batches = list(zip(
+        inputs.split(size), targets.split(size), strict=True
+    ))
     # Summed on the processor: not every device knows float64.
     losses = torch.zeros(len(micro_batches), device=device)
     for index in range(world.rank, len(micro_batches), world.size):
@@ -42,7 +44,7 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
             losses[index] = model(micro_inputs, micro_targets)
     return sum(
         loss * len(micro_inputs) for loss, (micro_inputs, _) in
-        zip(world.sum(losses).tolist(), micro_batches)
+        zip(world.sum(losses).tolist(), micro_batches, strict=True)
     ) / len(inputs)
 
 

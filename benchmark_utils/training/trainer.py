@@ -127,7 +127,9 @@ class Trainer:
         """
         batch_loss = torch.zeros((), device=self.device)
         size = self.micro_batch_size or len(inputs)
-        micro_batches = list(zip(inputs.split(size), targets.split(size)))
+        micro_batches = list(zip(
+            inputs.split(size), targets.split(size), strict=True
+        ))
         for index, (micro_inputs, micro_targets) in enumerate(micro_batches):
             with autocast(self.device, self.dtype):
                 loss = self.model(micro_inputs, micro_targets)

@@ -261,7 +261,9 @@ class FakeCUDA(TorchDispatchMode):
                 types_.append(FakeTensor)
             yield
         finally:
-            for (owner, name, _), value in zip(replacements, saved):
+            for (owner, name, _), value in zip(
+                replacements, saved, strict=True
+            ):
                 setattr(owner, name, value)
             for types_ in supported:
                 types_.remove(FakeTensor)

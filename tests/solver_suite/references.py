@@ -17,7 +17,7 @@ import torch
 def adamw(w, gradients, factors, lr, beta1, beta2, weight_decay, eps=1e-8):
     """Algorithm 2 of Loshchilov and Hutter."""
     m, v = torch.zeros_like(w), torch.zeros_like(w)
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         step = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
@@ -73,7 +73,7 @@ def adamw_of_llm_c(h, role, w, gradients, factors):
 
 def sgd(h, role, w, gradients, factors):
     buffer = torch.zeros_like(w)
-    for g, factor in zip(gradients, factors):
+    for g, factor in zip(gradients, factors, strict=True):
         buffer = h.momentum * buffer + g + h.weight_decay * w
         w = w - h.learning_rate * factor * buffer
     return w
@@ -86,7 +86,7 @@ def nadam(h, role, w, gradients, factors):
         return h.beta1 * (1 - 0.5 * 0.96 ** (t * h.momentum_decay))
 
     product = 1.0
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         product *= mu(t)
         m = h.beta1 * m + (1 - h.beta1) * g
         v = h.beta2 * v + (1 - h.beta2) * g**2
@@ -101,7 +101,7 @@ def nadam(h, role, w, gradients, factors):
 
 def adafactor(h, role, w, gradients, factors):
     rows = columns = v = 0.0
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         rate = h.learning_rate * factor
         new = t ** h.beta2_decay
         if g.ndim == 2:
@@ -123,7 +123,7 @@ def rms(x):
 
 def lion(h, role, w, gradients, factors):
     m = torch.zeros_like(w)
-    for g, factor in zip(gradients, factors):
+    for g, factor in zip(gradients, factors, strict=True):
         step = torch.sign(h.beta1 * m + (1 - h.beta1) * g)
         m = h.beta2 * m + (1 - h.beta2) * g
         w = w - h.learning_rate * factor * (step + decay_of(h, role) * w)
@@ -132,7 +132,7 @@ def lion(h, role, w, gradients, factors):
 
 def signum(h, role, w, gradients, factors):
     m = torch.zeros_like(w)
-    for g, factor in zip(gradients, factors):
+    for g, factor in zip(gradients, factors, strict=True):
         m = h.momentum * m + (1 - h.momentum) * g
         step = torch.sign(m)
         w = w - h.learning_rate * factor * (step + decay_of(h, role) * w)
@@ -141,7 +141,7 @@ def signum(h, role, w, gradients, factors):
 
 def ademamix(h, role, w, gradients, factors):
     m, v, slow = (torch.zeros_like(w) for _ in range(3))
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         share = t / h.num_steps
         # Half-lives are interpolated: 1/log(beta) linear in time.
         beta3 = math.exp(1 / (
@@ -175,7 +175,7 @@ def schedule_free(h, role, w, gradients, factors, evaluated=False):
     x = y = z = w
     v = torch.zeros_like(w)
     largest = total = 0.0
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         rate = h.learning_rate * factor
         v = h.beta2 * v + (1 - h.beta2) * g**2
         step = g / ((v / (1 - h.beta2**t)).sqrt() + 1e-8)
@@ -203,7 +203,9 @@ def nesterov(gradients, momentum):
 
 def muon(h, w, gradients, factors):
     scale = math.sqrt(max(1.0, w.shape[0] / w.shape[1]))
-    for n, factor in zip(nesterov(gradients, h.momentum), factors):
+    for n, factor in zip(
+        nesterov(gradients, h.momentum), factors, strict=True
+    ):
         rate = h.learning_rate * factor
         w = w - rate * (scale * polar(n) + h.weight_decay * w)
     return w
@@ -212,7 +214,9 @@ def muon(h, w, gradients, factors):
 def normuon(h, w, gradients, factors):
     scale = math.sqrt(max(1.0, w.shape[0] / w.shape[1]))
     v = torch.zeros_like(w[:, :1])
-    for n, factor in zip(nesterov(gradients, h.momentum), factors):
+    for n, factor in zip(
+        nesterov(gradients, h.momentum), factors, strict=True
+    ):
         o = polar(n)
         v = h.beta2 * v + (1 - h.beta2) * (o**2).mean(1, keepdim=True)
         rows = o / v.sqrt()
@@ -226,7 +230,7 @@ def soap(h, w, gradients, factors):
     left = right = 0.0
     ql = qr = None
     m, v = torch.zeros_like(w), torch.zeros_like(w)
-    for t, (g, factor) in enumerate(zip(gradients, factors)):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True)):
         if t:
             m = h.beta1 * m + (1 - h.beta1) * g
             v = h.beta2 * v + (1 - h.beta2) * (ql.T @ g @ qr)**2
@@ -262,7 +266,7 @@ def power_step(statistics, basis):
 def shampoo(h, w, gradients, factors):
     """L^(-1/4) M R^(-1/4), by NumPy, of the length of Adam's step."""
     m = v = left = right = 0.0
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         g = g.numpy()
         m = h.beta1 * m + (1 - h.beta1) * g
         v = h.beta2 * v + (1 - h.beta2) * g**2
@@ -290,7 +294,7 @@ def psgd_kron(h, w, gradients, factors):
     """Q = Q_left x Q_right is fitted so that Q^T Q whitens the momentum."""
     ql, qr = torch.eye(w.shape[0]).double(), torch.eye(w.shape[1]).double()
     m, count = torch.zeros_like(w), 0
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         m = h.momentum * m + (1 - h.momentum) * g
         mean = m / (1 - h.momentum**t)
         count += 1
@@ -318,7 +322,7 @@ def whitened(q, of_gradient, of_probe):
 
 def scion(h, role, w, gradients, factors):
     d = torch.zeros_like(w)
-    for g, factor in zip(gradients, factors):
+    for g, factor in zip(gradients, factors, strict=True):
         d = (1 - h.momentum) * d + h.momentum * g
         rate = h.learning_rate * factor
         if role == "gains_and_biases":
@@ -344,7 +348,7 @@ def muon_polynomial(matrix):
 
 def hyperball(h, w, updates, factors):
     radius = w.norm()
-    for update, factor in zip(updates, factors):
+    for update, factor in zip(updates, factors, strict=True):
         moved = w - h.learning_rate * factor * radius * update / update.norm()
         w = radius * moved / moved.norm()
     return w
@@ -371,7 +375,7 @@ def by_name(h, role, w, gradients, factors):
     beta1, beta2, beta3 = 0.98, 0.92, 0.99
     m = v = n = torch.zeros_like(w)
     last = gradients[0]
-    for t, (g, factor) in enumerate(zip(gradients, factors), 1):
+    for t, (g, factor) in enumerate(zip(gradients, factors, strict=True), 1):
         change, last = g - last, g
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * change

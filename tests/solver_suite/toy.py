@@ -67,13 +67,15 @@ class Toy:
         a backward pass."""
         gradients = gradients or self.gradients(step)
         factor = FACTORS[step % len(FACTORS)] if factor is None else factor
-        for group, rate in zip(self.optimizer.param_groups, self.rates):
+        for group, rate in zip(
+            self.optimizer.param_groups, self.rates, strict=True
+        ):
             group["lr"] = rate * factor
 
         for _ in range(parts):
             sum(
                 (p * (gradient / parts)).sum()
-                for p, gradient in zip(self.parameters, gradients)
+                for p, gradient in zip(self.parameters, gradients, strict=True)
             ).backward()
         torch.manual_seed(step)
         self.optimizer.step()
@@ -87,12 +89,14 @@ class Toy:
 
 def distance(first, second):
     """Largest norm of a difference, over a list of tensors."""
-    return max((a - b).norm().item() for a, b in zip(first, second))
+    return max((a - b).norm().item() for a, b in zip(
+        first, second, strict=True
+    ))
 
 
 def relative_error(weights, expected, initial):
     """The error of each parameter, relative to how far it was to move."""
     return [
         ((w - e).norm() / (e - i).norm()).item()
-        for w, e, i in zip(weights, expected, initial)
+        for w, e, i in zip(weights, expected, initial, strict=True)
     ]
