@@ -12,7 +12,7 @@ from benchopt import BaseSolver
 from benchmark_utils.console.errors import noted
 from benchmark_utils.console.progress import Progress, say_once
 from benchmark_utils.distributed.data_parallel import SharedUpdates
-from benchmark_utils.distributed.workers import together
+from benchmark_utils.distributed.workers import on_all_ranks
 from benchmark_utils.distributed.world import ALONE
 from benchmark_utils.hardware.compilation import choose_compile, compile_model
 from benchmark_utils.hardware.device import synchronize
@@ -74,7 +74,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
 
     # benchopt's tests ask a solver without a problem for its next evaluation.
     evaluations = ()
-    world, trainer, progress, gathering = ALONE, None, None, None
+    world, trainer, progress, worker_group = ALONE, None, None, None
 
     def get_optimizer(self, roles):
         """Build the optimizer: an ordinary one of torch's kind.
@@ -144,7 +144,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         return next(later, stop_val + 1)
 
     @noted
-    @together
+    @on_all_ranks
     def warm_up(self):
         """Train throw-away weights, so that what the first steps of a process
         pay for is not timed."""
@@ -153,7 +153,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             self.trainer.train_step(*self._first_micro_batch())
 
     @noted
-    @together
+    @on_all_ranks
     def pre_run_hook(self, callback):
         self.start()
         # Neither compilation of the fresh model nor the first allocation of
@@ -170,7 +170,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         )
 
     @noted
-    @together
+    @on_all_ranks
     def run(self, callback):
         trainer, evaluations = self.trainer, set(self.evaluations)
         with (
@@ -189,7 +189,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                     break
                 trainer.train_step(*next(batches))
                 self.progress.step()
-        self.gathering.part()
+        self.worker_group.shutdown()
 
     def get_result(self):
         """What the objective evaluates, and what the solver reports."""

@@ -39,7 +39,7 @@ LOST = "lost"
 
 
 def what_rank_0_sends(bench, stem):
-    """The run as bytes: see ``workers.Gathering``."""
+    """The run as bytes: see ``workers.WorkerGroup``."""
     objective = bench.get_benchmark_objective().get_instance(**OBJECTIVE)
     dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
     dataset = dataset.get_instance(**DATASET)
@@ -83,7 +83,7 @@ def follow(stem):
     # As in a process that rank 0 has started.
     multiprocessing.current_process().name = "MainProcess"
     if stem == LOST:
-        plant(workers.follow, "torch.cuda.set_device(rank)", "pass")
+        plant(workers.run_worker, "torch.cuda.set_device(rank)", "pass")
     with FakeCUDA(num_devices=SIZE) as cuda:
         run = what_rank_0_sends(bench, "adamw" if stem == LOST else stem)
         watch(cuda)
@@ -95,7 +95,7 @@ def follow(stem):
         reader, writer = os.pipe()
         os.write(writer, run)
         sys.stdin = types.SimpleNamespace(buffer=os.fdopen(reader, "rb"))
-        workers.follow(RANK, SIZE, store.port)
+        workers.run_worker(RANK, SIZE, store.port)
         return stem, {
             "devices": sorted(map(str, cuda.devices)), "sent": sent,
             "waits": dict(cuda.waits), "num_steps": STEPS,

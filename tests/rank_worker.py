@@ -24,7 +24,7 @@ BENCH = Benchmark(ROOT, no_cache=True)
 # All that the ranks import, once; torch._dynamo when a model is made.
 BENCH.get_solvers()
 
-from benchmark_utils.distributed.launch import take_place  # noqa: E402
+from benchmark_utils.distributed.launch import join_world  # noqa: E402
 from benchmark_utils.training import checkpoints  # noqa: E402
 
 NUM_STEPS = 30
@@ -174,7 +174,7 @@ def work(rank, size, folder, cases):
     seen = {}
     for number, case in enumerate(cases):
         place = dist.PrefixStore(str(number), store)
-        take_place(rank, size, place)
+        join_world(rank, size, place)
         with default_dtype(case.dtype):
             objective, solver = set_up(case, size)
             world = solver.world

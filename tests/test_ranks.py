@@ -258,7 +258,7 @@ def test_a_run_on_two_devices_is_the_run_on_one(
     assert two.objective_name.str.contains("num_devices=2").all()
     capsys.readouterr()
     # Nothing could be started.
-    monkeypatch.setattr(workers, "Gathering", None)
+    monkeypatch.setattr(workers, "WorkerGroup", None)
     again = run({"Muon": {}}, **options)
     assert capsys.readouterr().out.count("cached") == 2
     assert (again.time == frame.time).all()
@@ -340,7 +340,7 @@ def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     with pytest.raises(RuntimeError, match="Benchmark failed"):
         run({str(FAULTY): {"fault": "hang"}}, {"num_devices": 2})
     assert time.monotonic() - start < 60
-    assert "RankLost: Rank 0 of 2 waited in vain" in capsys.readouterr().err
+    assert "PeerFailure: Rank 0 of 2 waited in vain" in capsys.readouterr().err
     assert set(psutil.Process().children()) <= set(before)
 
 

@@ -225,11 +225,11 @@ def test_a_limit_of_evaluations_counts_those_before(
 
 def test_checkpoints_stay_until_the_whole_curve_is_benchopts(
         run, whole, folder, capsys, monkeypatch):
-    def part(gathering):
+    def shutdown(worker_group):
         raise Interrupted("after the last step")
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers.Gathering, "part", part)
+        patch.setattr(workers.WorkerGroup, "shutdown", shutdown)
         with pytest.raises(RuntimeError):
             run(objective=EVERY_3)
     capsys.readouterr()

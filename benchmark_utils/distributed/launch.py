@@ -25,13 +25,13 @@ LAUNCHERS = [
 ]
 
 # Rank, size and store of a process that follows rank 0.
-_place = None
+_membership = None
 
 
-def take_place(rank, size, store):
+def join_world(rank, size, store):
     """Be one of several ranks, which meet in a store."""
-    global _place
-    _place = rank, size, store
+    global _membership
+    _membership = rank, size, store
 
 
 def check_launcher():
@@ -105,8 +105,8 @@ def choose_world(num_devices, device, batch_size):
         If there are too few devices, or not one task for each, or if several
         runs at the same time would take the same devices.
     """
-    if _place is not None:
-        rank, size, _ = _place
+    if _membership is not None:
+        rank, size, _ = _membership
         return World(rank, size), "as rank 0 decided"
     tasks = _slurm_tasks()
     if tasks > 1:
@@ -152,10 +152,10 @@ def in_slurm_job():
     return _slurm_tasks() > 1
 
 
-def meet():
+def rendezvous():
     """Return the store where this rank meets the others."""
-    if _place is not None:
-        return _place[-1]
+    if _membership is not None:
+        return _membership[-1]
     from submitit.helpers import TorchDistributedEnvironment
 
     environment = TorchDistributedEnvironment()

@@ -27,25 +27,29 @@ import torch
 import torch.distributed as dist
 
 from benchmark_utils.console.run_summary import open_notes, print_notes
-from benchmark_utils.distributed.launch import in_slurm_job, meet, take_place
-from benchmark_utils.distributed.world import TIMEOUT_SECONDS, RankLost
+from benchmark_utils.distributed.launch import (
+    in_slurm_job,
+    join_world,
+    rendezvous,
+)
+from benchmark_utils.distributed.world import TIMEOUT_SECONDS, PeerFailure
 
 # Followers have so many seconds to start, and so many to end after the last
 # step; the second is also the wait for the reason why a rank has failed.
 START_SECONDS, GRACE_SECONDS = 600, 10
 # Exit code of a follower that ends because another rank has failed.
-LET_DOWN = 70
+EXIT_PEER_FAILED = 70
 # The benchmark has to be loaded before anything in its folder can be imported.
-FOLLOW = """
+RUN_WORKER = """
 import sys
 from benchopt.benchmark import Benchmark
 Benchmark(sys.argv[1])
-from benchmark_utils.distributed.workers import follow
-follow(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+from benchmark_utils.distributed.workers import run_worker
+run_worker(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
 """
 
 
-class Gathering:
+class WorkerGroup:
     """The ranks of one run, from their meeting to their parting.
 
     Parameters
@@ -65,7 +69,7 @@ class Gathering:
             return
         try:
             if self.world.rank or in_slurm_job():
-                store = meet()
+                store = rendezvous()
             else:
                 store = self._start(solver, warm_up)
             self.world.connect(
@@ -91,7 +95,7 @@ class Gathering:
         for rank in range(1, size):
             log = tempfile.TemporaryFile()
             process = subprocess.Popen(
-                [sys.executable, "-c", FOLLOW, Path(__file__).parents[2],
+                [sys.executable, "-c", RUN_WORKER, Path(__file__).parents[2],
                  *map(str, (rank, size, store.port))],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": str(num_threads)},
@@ -109,7 +113,7 @@ class Gathering:
             if failure:
                 raise RuntimeError(failure)
             if time.monotonic() > stop:
-                raise RankLost("A follower did not start.")
+                raise PeerFailure("A follower did not start.")
             time.sleep(0.02)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -129,7 +133,7 @@ class Gathering:
             zip(self._processes, self._logs, strict=True), 1
         ):
             code = process.poll()
-            if code not in (None, 0, LET_DOWN):
+            if code not in (None, 0, EXIT_PEER_FAILED):
                 end = (
                     f"was killed by {signal.Signals(-code).name}"
                     if code < 0 else f"ended with code {code}"
@@ -144,13 +148,13 @@ class Gathering:
 
         Raises
         ------
-        RankLost
+        PeerFailure
             If another rank failed first: with its traceback.
         """
         reason = None
         if self.world.size == 1:
             return self._end()
-        if isinstance(error, RankLost):
+        if isinstance(error, PeerFailure):
             reason = self.world.wait_for_failure(GRACE_SECONDS)
         elif isinstance(error, Exception):
             self.world.report_failure(
@@ -159,9 +163,9 @@ class Gathering:
         self._end()
         if reason:
             # This rank's own traceback would add nothing to that.
-            raise RankLost(reason) from None
+            raise PeerFailure(reason) from None
 
-    def part(self):
+    def shutdown(self):
         """End the ranks of a run that has gone well."""
         if self.world.size > 1:
             self.world.agree(True)
@@ -189,25 +193,25 @@ class Gathering:
         torch.set_num_threads(self._num_threads)
 
 
-def together(method):
+def on_all_ranks(method):
     """Decorator of the methods of a solver that all ranks call. The ranks meet
     before the first one of a run, and if one of them fails, all end."""
     @functools.wraps(method)
     def guarded(solver, *arguments):
-        if solver.gathering is None or solver.gathering.has_ended:
-            solver.gathering = Gathering(
+        if solver.worker_group is None or solver.worker_group.has_ended:
+            solver.worker_group = WorkerGroup(
                 solver, warm_up=method.__name__ == "warm_up"
             )
         try:
             return method(solver, *arguments)
         except BaseException as error:
-            solver.gathering.fail(error)
+            solver.worker_group.fail(error)
             raise
 
     return guarded
 
 
-def follow(rank, size, port):
+def run_worker(rank, size, port):
     """Be a follower: train what rank 0 sends to the standard input.
 
     Parameters
@@ -228,7 +232,7 @@ def follow(rank, size, port):
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
     try:
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
-        take_place(rank, size, store)
+        join_world(rank, size, store)
         # As benchopt does before it runs a solver.
         context.attach(objective, dataset, solver)
         objective._set_dataset(dataset)
@@ -242,7 +246,7 @@ def follow(rank, size, port):
         print(traceback_of(error), file=sys.stderr, flush=True)
         print_notes()
         # Python would take a while to tidy up.
-        os._exit(LET_DOWN if isinstance(error, RankLost) else 1)
+        os._exit(EXIT_PEER_FAILED if isinstance(error, PeerFailure) else 1)
 
 
 def _evaluate_if_due(objective, solver):
@@ -260,4 +264,4 @@ def traceback_of(error):
 
 def _end_with_rank_0():
     sys.stdin.buffer.read()
-    os._exit(LET_DOWN)
+    os._exit(EXIT_PEER_FAILED)

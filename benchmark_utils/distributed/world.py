@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 600
 WATCH_SECONDS = 0.5
 
 
-class RankLost(RuntimeError):
+class PeerFailure(RuntimeError):
     """Another rank has failed, ended or fallen silent."""
 
 
@@ -41,7 +41,7 @@ class World:
 
     Raises
     ------
-    RankLost
+    PeerFailure
         By every verb, if another rank does not answer.
     """
 
@@ -124,7 +124,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise RankLost(
+            raise PeerFailure(
                 f"Rank {self.rank} of {self.size} waited in vain for the "
                 f"others: {str(error).splitlines()[0]}"
             ) from error
