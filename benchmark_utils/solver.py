@@ -11,7 +11,7 @@ from benchopt import BaseSolver
 
 from benchmark_utils.console.errors import noted
 from benchmark_utils.console.progress import Progress, say_once
-from benchmark_utils.distributed.data_parallel import SharedUpdates
+from benchmark_utils.distributed.data_parallel import ShardedUpdates
 from benchmark_utils.distributed.workers import on_all_ranks
 from benchmark_utils.distributed.world import ALONE
 from benchmark_utils.hardware.compilation import choose_compile, compile_model
@@ -66,7 +66,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     ]
     # "orthogonalisation" or "eigenbasis", where the update of each hidden
     # matrix is that and depends on no other: ranks share it (sharing.py).
-    shared_work = None
+    update_sharding = None
     # Packages that the solver imports, beyond torch.
     requirements = []
     # benchopt's own test trains for a few steps.
@@ -249,8 +249,8 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             ),
             max_grad_norm=self.max_grad_norm,
             micro_batch_size=micro_batch_size, dtype=self.machine.dtype,
-            world=self.world, shared_updates=SharedUpdates(
-                self.world, roles["hidden_matrices"], self.shared_work),
+            world=self.world, sharded_updates=ShardedUpdates(
+                self.world, roles["hidden_matrices"], self.update_sharding),
         )
         self._first_sums = parameter_sums(model)
         say_once(

@@ -21,7 +21,7 @@ class Solver(MatrixSolver):
     """Muon with close orthogonalisation, and AdamW for the rest."""
 
     name = "Muon"
-    shared_work = "orthogonalisation"
+    update_sharding = "orthogonalisation"
 
     parameters = {
         # Rate, momentum, decay, iterations and cool-down: modded-nanogpt's

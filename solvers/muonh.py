@@ -13,7 +13,7 @@ class Solver(MatrixSolver):
     """MuonH; the hidden matrices keep their initial norm."""
 
     name = "MuonH"
-    shared_work = "orthogonalisation"
+    update_sharding = "orthogonalisation"
 
     parameters = {
         # Rate, momentum, iterations and schedule: modded-nanogpt's track 3,

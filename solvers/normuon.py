@@ -12,7 +12,7 @@ class Solver(MatrixSolver):
 
     name = "NorMuon"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
-    shared_work = "orthogonalisation"
+    update_sharding = "orthogonalisation"
 
     parameters = {
         # Rates, decay, iterations and cool-down: modded-nanogpt's track 3,

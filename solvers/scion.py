@@ -15,7 +15,7 @@ class Solver(TrainingSolver):
 
     name = "Scion"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
-    shared_work = "orthogonalisation"
+    update_sharding = "orthogonalisation"
 
     parameters = {
         # All but the radius of vectors: the authors' script for modded-nanogpt

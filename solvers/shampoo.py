@@ -11,7 +11,7 @@ class Solver(MatrixSolver):
     """Shampoo, and AdamW for all but the hidden matrices."""
 
     name = "Shampoo"
-    shared_work = "eigenbasis"
+    update_sharding = "eigenbasis"
 
     parameters = {
         # Rate, averages, frequency, decay and cool-down: modded-nanogpt's

@@ -12,7 +12,7 @@ class Solver(MatrixSolver):
 
     name = "SOAP"
     requirements = ["pip::pytorch-optimizer~=4.1.0"]
-    shared_work = "eigenbasis"
+    update_sharding = "eigenbasis"
 
     parameters = {
         # All settings, those of AdamW for the tied embedding too:

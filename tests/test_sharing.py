@@ -94,17 +94,17 @@ def test_a_model_compiled_by_block_sends_on_the_way(monkeypatch, by_block):
     )
     compile_model(model, by_block=by_block)
     world = Stopwatch()
-    average = data_parallel.GradientAverage(world, model.parameters())
+    average = data_parallel.GradientAllReduce(world, model.parameters())
     tokens = torch.randint(512, (16, 129))
     middles = []
     for _ in range(6):
         loss = model(tokens[:, :-1], tokens[:, 1:])
         world.times.clear()
         start = time.perf_counter()
-        average.expect()
+        average.begin_last_backward()
         loss.backward()
         seconds = time.perf_counter() - start
-        average.finish()
+        average.wait_for_gradients()
         assert len(world.times) > 8
         middles.append((statistics.median(world.times) - start) / seconds)
     # The first pass compiles. Other programs disturb some, and not all.
@@ -131,11 +131,11 @@ def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
         for size, dtype in sizes
     ]
     world = Recorder(torch.nn.ParameterList(parameters))
-    average = data_parallel.GradientAverage(world, world.model)
-    average.expect()
+    average = data_parallel.GradientAllReduce(world, world.model)
+    average.begin_last_backward()
     sum((p * (p.numel() * p)).sum() for p in parameters).backward()
     large = parameters[1].grad
-    average.finish()
+    average.wait_for_gradients()
     # From the last parameter to the first.
     assert [size for size, _ in world.sent] == [24, 8, 30, 2]
     assert parameters[1].grad.data_ptr() == large.data_ptr()
@@ -147,10 +147,10 @@ def test_a_parameter_without_a_gradient_is_passed_over(monkeypatch):
     monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 1)
     used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     world = Recorder(torch.nn.ParameterList([used, unused]))
-    average = data_parallel.GradientAverage(world, world.model)
-    average.expect()
+    average = data_parallel.GradientAllReduce(world, world.model)
+    average.begin_last_backward()
     used.sum().backward()
-    average.finish()
+    average.wait_for_gradients()
     assert used.grad.tolist() == [1, 1] and unused.grad is None
 
 

@@ -10,7 +10,7 @@ import torch
 BUCKET_BYTES = 4 * 2**20
 
 
-class GradientAverage:
+class GradientAllReduce:
     """Averages gradients over the ranks while they are computed.
 
     Parameters that are used last come first in the backward pass. They are
@@ -42,7 +42,7 @@ class GradientAverage:
             self._bucket_of[parameter] = len(self._buckets) - 1
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
-    def expect(self):
+    def begin_last_backward(self):
         """Say that the next backward pass is the last one of the step."""
         self._expected = True
         self._missing = [len(bucket) for bucket in self._buckets]
@@ -70,7 +70,7 @@ class GradientAverage:
             sent = parameters, flat, self.world.start_sum(flat)
         self._sent.append(sent)
 
-    def finish(self):
+    def wait_for_gradients(self):
         """Wait until every parameter's gradient is the average."""
         self._expected = False
         if self.world.size == 1:
@@ -101,14 +101,14 @@ def eigenbasis_cost(rows, columns):
 
 
 # Cost of a matrix by the kind of work that a solver names: see
-# ``TrainingSolver.shared_work``.
+# ``TrainingSolver.update_sharding``.
 WORK = {
     "orthogonalisation": orthogonalisation_cost,
     "eigenbasis": eigenbasis_cost,
 }
 
 
-class SharedUpdates:
+class ShardedUpdates:
     """Shares the updates of matrices among the ranks.
 
     Each rank's optimizer updates the matrices that the rank owns, and keeps
@@ -149,7 +149,7 @@ class SharedUpdates:
         states = self.world.gather(state)
         return states and functools.reduce(merge, states)
 
-    def forget(self, optimizer):
+    def drop_foreign_state(self, optimizer):
         """Drop the state of matrices that other ranks own."""
         parts = [optimizer, *getattr(optimizer, "optimizers", ())]
         parts += [part.base for part in parts if hasattr(part, "base")]
@@ -157,13 +157,13 @@ class SharedUpdates:
             for matrix in filter(self.owned_elsewhere, self.owners):
                 part.state.pop(matrix, None)
 
-    def before_step(self):
+    def drop_foreign_gradients(self):
         """Drop the gradients of matrices that other ranks own."""
         for matrix in self.owners:
             if self.owned_elsewhere(matrix):
                 matrix.grad = None
 
-    def after_step(self):
+    def broadcast_updates(self):
         """Get the weights of matrices that other ranks own."""
         waits = [
             self.world.start_broadcast(matrix.detach(), owner)

@@ -15,8 +15,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from benchmark_utils.distributed.data_parallel import (
-    GradientAverage,
-    SharedUpdates,
+    GradientAllReduce,
+    ShardedUpdates,
 )
 from benchmark_utils.distributed.world import ALONE
 from benchmark_utils.hardware.device import KINDS, autocast
@@ -46,7 +46,7 @@ class Trainer:
     world : World
         The ranks that train this model together, connected; each has a
         Trainer of its own, with its rows of every batch.
-    shared_updates : SharedUpdates or None
+    sharded_updates : ShardedUpdates or None
         Matrices that each rank updates its share of; None is no sharing.
 
     Attributes
@@ -62,7 +62,7 @@ class Trainer:
 
     def __init__(self, model, optimizer, loader, schedule, *,
                  max_grad_norm=0.0, micro_batch_size=None,
-                 dtype=torch.float32, world=ALONE, shared_updates=None):
+                 dtype=torch.float32, world=ALONE, sharded_updates=None):
         check_optimizer(optimizer)
         check_coverage(optimizer, model)
         self.model, self.optimizer = model, optimizer
@@ -76,8 +76,8 @@ class Trainer:
         if hasattr(optimizer, "train"):
             optimizer.train()
         self.world = world
-        self._average = GradientAverage(world, model.parameters())
-        self._shared = shared_updates or SharedUpdates(world)
+        self._all_reduce = GradientAllReduce(world, model.parameters())
+        self._sharded = sharded_updates or ShardedUpdates(world)
         self.step = 0
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
@@ -112,9 +112,9 @@ class Trainer:
         self._loss_count += 1
         if self.max_grad_norm:
             clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        self._shared.before_step()
+        self._sharded.drop_foreign_gradients()
         self.optimizer.step()
-        self._shared.after_step()
+        self._sharded.broadcast_updates()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
@@ -136,10 +136,10 @@ class Trainer:
             # Its share of the mean over the batch.
             loss = loss * (len(micro_inputs) / len(inputs))
             if index == len(micro_batches) - 1:
-                self._average.expect()
+                self._all_reduce.begin_last_backward()
             loss.backward()
             batch_loss += loss.detach()
-        self._average.finish()
+        self._all_reduce.wait_for_gradients()
         return batch_loss
 
     def pop_train_loss(self):
@@ -183,7 +183,7 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self._shared.gather(self.optimizer.state_dict()),
+            "optimizer": self._sharded.gather(self.optimizer.state_dict()),
             "loss_sum": self.world.sum(
                 self._loss_sum.clone()
             ) / self.world.size,
@@ -196,7 +196,7 @@ class Trainer:
         optimizer: what follows is equal to the bit on a CPU."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._shared.forget(self.optimizer)
+        self._sharded.drop_foreign_state(self.optimizer)
         self.step = state["step"]
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
