@@ -230,12 +230,12 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
             load_weights(model, self.initial_weights)
         return model.to(device)
 
-    def evaluate_result(self, evaluated, report, discard_checkpoints=None):
+    def evaluate_result(self, eval_weights, report, discard_checkpoints=None):
         """Evaluate a model, and say all that a report needs.
 
         Parameters
         ----------
-        evaluated : function without arguments, returns a context manager
+        eval_weights : function without arguments, returns a context manager
             Within the context, the model has the weights to evaluate.
         report : dict
             What the solver says of its run: see ``TrainingSolver.get_result``.
@@ -251,7 +251,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         """
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
-        with evaluated() as model:
+        with eval_weights() as model:
             val_loss = evaluate(model, self._val_loader, dtype, self._world)
             num_parameters = sum(p.numel() for p in model.parameters())
         eval_seconds = time.perf_counter() - start
@@ -285,12 +285,12 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         """A file of this run, beside its results; None if it isn't wanted."""
         return self.get_run_output_path() / name if is_wanted else None
 
-    def save_final_results(self, evaluated, report, discard_checkpoints):
+    def save_final_results(self, eval_weights, report, discard_checkpoints):
         """Keep the weights that were evaluated last, if asked for; benchopt
         keeps the curve next."""
         path = self._output(self.save_weights, WEIGHTS)
         if path and self._world.rank == 0:
-            with only_warned("no weights are saved"), evaluated() as model:
+            with only_warned("no weights are saved"), eval_weights() as model:
                 save_weights(model, path)
                 say(f"Weights of {report['step']} steps are in {path}")
         discard_checkpoints()
@@ -299,6 +299,6 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         """An untrained model, for benchopt's own tests."""
         model = self.get_objective()["problem"].make_model()
         return dict(
-            evaluated=lambda: contextlib.nullcontext(model),
+            eval_weights=lambda: contextlib.nullcontext(model),
             report=dict(step=0, num_steps=1, train_loss=0.0),
         )

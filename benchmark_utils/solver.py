@@ -199,7 +199,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             self._train_loss = train_loss
         memory = peak_memory(self.machine.device)
         return dict(
-            evaluated=trainer.evaluated,
+            eval_weights=trainer.eval_weights,
             discard_checkpoints=self._resumable.discard,
             report=dict(
                 step=trainer.step,

@@ -100,7 +100,7 @@ def train(trainer, objective, checkpoint=None):
         if checkpoint and trainer.step == NUM_STEPS // 2:
             save_and_restore(trainer, checkpoint)
     row = objective.evaluate_result(
-        trainer.evaluated, {"step": NUM_STEPS, "train_loss": losses[-1]}
+        trainer.eval_weights, {"step": NUM_STEPS, "train_loss": losses[-1]}
     )
     states = optimizer_states(trainer.optimizer)
     return {

@@ -402,7 +402,7 @@ def test_trains(solver_class, bench):
     weights, losses = [], []
     for step in (0, 20):
         trainer.train(step)
-        row = objective.evaluate_result(trainer.evaluated, {
+        row = objective.evaluate_result(trainer.eval_weights, {
             "step": step, "train_loss": 0.0,
         })
         losses.append(row["value"])
@@ -428,7 +428,7 @@ def test_evaluations_leave_no_trace_in_training(solver_class, bench):
         for step in range(21):
             trainer.train(step)
             if is_evaluated:
-                row = objective.evaluate_result(trainer.evaluated, {
+                row = objective.evaluate_result(trainer.eval_weights, {
                     "step": step, "train_loss": 0.0,
                 })
                 losses.append(row["value"])

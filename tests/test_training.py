@@ -198,7 +198,7 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
     trainer = make_trainer(optimizer_class=Doubled)
     for step in range(1, 7):
         trainer.train(step)
-        with trainer.evaluated() as model:
+        with trainer.eval_weights() as model:
             # The gains are near 1 in training.
             assert model.final_norm.weight.mean().item() > 1.5
         assert trainer.model.final_norm.weight.mean().item() < 1.5
@@ -210,7 +210,7 @@ def test_training_weights_return_after_a_failed_evaluation(make_trainer):
     trainer.train(2)
     before = weights(trainer)
     with pytest.raises(RuntimeError, match="interrupted"):
-        with trainer.evaluated():
+        with trainer.eval_weights():
             raise RuntimeError("interrupted")
     assert torch.equal(weights(trainer), before)
 

@@ -153,7 +153,7 @@ class Trainer:
         return mean
 
     @contextlib.contextmanager
-    def evaluated(self):
+    def eval_weights(self):
         """Context: the model with the weights to evaluate.
 
         These are the weights in training, unless the optimizer has others.
