@@ -14,7 +14,7 @@ from benchmark_utils.hardware.threads import choose_threads
 
 # isort: split
 from benchmark_utils.console.errors import noted, readable
-from benchmark_utils.console.progress import only_warned, say
+from benchmark_utils.console.progress import log, only_warned
 from benchmark_utils.data.loader import BatchLoader, validation_loader
 from benchmark_utils.distributed.launch import check_launcher, choose_world
 from benchmark_utils.hardware.device import device_name, dtype_name
@@ -292,7 +292,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         if path and self._world.rank == 0:
             with only_warned("no weights are saved"), eval_weights() as model:
                 save_weights(model, path)
-                say(f"Weights of {report['step']} steps are in {path}")
+                log(f"Weights of {report['step']} steps are in {path}")
         discard_checkpoints()
 
     def get_one_result(self):

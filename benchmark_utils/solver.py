@@ -10,7 +10,7 @@ import torch
 from benchopt import BaseSolver
 
 from benchmark_utils.console.errors import noted
-from benchmark_utils.console.progress import Progress, say_once
+from benchmark_utils.console.progress import Progress, log_once
 from benchmark_utils.distributed.data_parallel import ShardedUpdates
 from benchmark_utils.distributed.workers import on_all_ranks
 from benchmark_utils.distributed.world import ALONE
@@ -129,9 +129,9 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         self.machine, self.world = problem.machine, problem.world
         self.evaluations = evaluation_steps(self.num_steps, eval_every)
         self._seed = self.get_seed(use_repetition=True)
-        say_once(problem.description)
+        log_once(problem.description)
         share = evaluation_share(self.num_steps, eval_every, cost)
-        say_once(
+        log_once(
             f"{self.num_steps} steps, {len(self.evaluations)} evaluations of "
             f"{problem.val_tokens} tokens, every {eval_every} steps and finer "
             f"at the end: about {share:.0%} of the time is evaluation "
@@ -253,11 +253,11 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 self.world, roles["hidden_matrices"], self.update_sharding),
         )
         self._first_sums = parameter_sums(model)
-        say_once(
+        log_once(
             f"{self._loader.tokens_per_step} tokens per step in micro-batches "
             f"of {micro_batch_size} x {length}"
         )
-        say_once(f"{self.name}: {describe_groups(optimizer, roles)}")
+        log_once(f"{self.name}: {describe_groups(optimizer, roles)}")
 
     def release(self):
         """Free model and optimizer."""
@@ -281,7 +281,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             self._options.compile, self.machine.device, flops
         )
         self._compiled = self.world.agree(compiled)
-        say_once(f"{'Compiled' if compiled else 'Eager'}: {reason}")
+        log_once(f"{'Compiled' if compiled else 'Eager'}: {reason}")
 
     def cache_key(self):
         return {

@@ -13,7 +13,7 @@ import yaml
 from benchopt.utils.parametrized_name_mixin import _get_used_parameters
 
 from benchmark_utils.console.errors import UserError
-from benchmark_utils.console.progress import say_once
+from benchmark_utils.console.progress import log_once
 from benchmark_utils.models.named import make_model
 from conftest import SOLVER
 from docs import ROOT, Clone, code_blocks, write_empty_shards
@@ -313,7 +313,7 @@ def test_adam_takes_the_settings_of_adamw(solvers):
 
 
 def test_a_run_says_what_it_takes(run, capsys):
-    say_once.cache_clear()
+    log_once.cache_clear()
     frame = run(
         {"AdamW": {"settings": "auto"}, "Muon": {"settings": "modern"}},
         {"model": "modern", "n_head": 1, "fused_qkv": True},

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmark_utils.console.progress import say
+from benchmark_utils.console.progress import log
 from benchmark_utils.training import signals
 
 pytestmark = pytest.mark.skipif(
@@ -141,8 +141,8 @@ def test_a_run_goes_on_whose_lines_nobody_reads_any_more(monkeypatch):
     os.close(reader)
     closed = io.TextIOWrapper(os.fdopen(writer, "wb", 0))
     monkeypatch.setattr(sys, "stdout", closed)
-    say("a line")
-    say("another")
+    log("a line")
+    log("another")
     monkeypatch.undo()
     with pytest.raises(BrokenPipeError):
         print("a line", file=closed, flush=True)

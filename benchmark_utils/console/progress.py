@@ -33,9 +33,9 @@ class Progress:
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
         # The bar and the lines of a log have only the solver's short name.
-        say_once(str(solver))
+        log_once(str(solver))
         if csv_path:
-            say(f"A row per evaluation: {csv_path}")
+            log(f"A row per evaluation: {csv_path}")
 
     def __enter__(self):
         return self
@@ -69,7 +69,7 @@ class Progress:
                 f"{losses}, train_loss {last['train_loss']:.4f}"
             )
             return
-        say(
+        log(
             f"{self.name}, repetition {self.repetition + 1}: step "
             f"{last['step']} of {self.num_steps}, {losses}, "
             f"{last['tokens_per_second']:,.0f} tokens/s{self._left(last)}"
@@ -118,7 +118,7 @@ def in_words(seconds):
     return f"{seconds / 3600:.1f} h"
 
 
-def say(message):
+def log(message):
     """Print a line about a run, above the bar if there is one."""
     # Ctrl-C also ends a program that the lines are piped into, and that must
     # not be the end of the run, which has a checkpoint to write.
@@ -133,11 +133,11 @@ def only_warned(what):
     try:
         yield
     except (OSError, TypeError) as error:
-        say(f"WARNING: {what}: {str(error).rstrip('.')}. Nothing else is "
+        log(f"WARNING: {what}: {str(error).rstrip('.')}. Nothing else is "
             "affected.")
 
 
 @functools.cache
-def say_once(message):
+def log_once(message):
     """Print a line about a run, once per process."""
-    say(message)
+    log(message)

@@ -9,7 +9,7 @@ With ``settings="auto"`` a run takes the row of the model at hand, with
 ``settings="rotary"`` that of ``rotary`` on whatever model. A parameter that is
 chosen as well wins, also where the choice equals the class's own value.
 """
-from benchmark_utils.console.progress import say_once
+from benchmark_utils.console.progress import log_once
 from benchmark_utils.harness.validation import combinations, names_of
 
 # Tokens per step of the public problems that all rows are from.
@@ -160,8 +160,8 @@ class PublishedSettings:
                 f"{tokens_per_step:,}"
             )
         used = self.describe_settings()["settings_used"]
-        say_once(f"{self.name} takes the settings for {row}: {self._source}")
-        say_once(f"{self.name}[{used}]")
+        log_once(f"{self.name} takes the settings for {row}: {self._source}")
+        log_once(f"{self.name}[{used}]")
 
     def describe_settings(self):
         """Columns of the results: ``settings_used``, the values of all

@@ -13,7 +13,7 @@ import time
 
 from benchopt.config import get_data_path
 
-from benchmark_utils.console.progress import only_warned, say
+from benchmark_utils.console.progress import log, only_warned
 from benchmark_utils.hardware.device import dtype_name
 from benchmark_utils.training import checkpoints, signals
 
@@ -67,7 +67,7 @@ class Resumable:
             try:
                 state = checkpoints.load(path)
             except ValueError as error:
-                say(f"WARNING: {error} It is not used.")
+                log(f"WARNING: {error} It is not used.")
                 state = None
             if not self.world.agree(state is not None):
                 continue
@@ -76,7 +76,7 @@ class Resumable:
             if hasattr(self.callback, "time_iter"):
                 set_clock(self.callback, state["clock"])
             self.times_resumed = state["times_resumed"] + 1
-            say(f"Continues from step {self.trainer.step}, after "
+            log(f"Continues from step {self.trainer.step}, after "
                 f"{state['clock']['seconds']:.0f} s of training: {path}")
             return
         self._explain_others()
@@ -95,7 +95,7 @@ class Resumable:
                 )
             except (OSError, ValueError) as error:
                 changed = f"something that can't be read ({error})"
-            say(f"WARNING: {path.parent} has a checkpoint of this run, but of "
+            log(f"WARNING: {path.parent} has a checkpoint of this run, but of "
                 f"{changed}: it is not used, and stays. The run starts at "
                 "step 0.")
 
@@ -159,16 +159,16 @@ class Resumable:
     def _goes_on_by_itself(self, signaled):
         """Print what is left of the run. Returns whether Slurm has queued its
         job again."""
-        say(f"Ended by {signaled.name} at step {self.trainer.step}.")
+        log(f"Ended by {signaled.name} at step {self.trainer.step}.")
         path = next(iter(checkpoints.newest_first(self._folder)), None)
         if path and self._resumes:
-            say(f"The same command goes on from there: {path}")
+            log(f"The same command goes on from there: {path}")
         elif path:
-            say("The same command starts this run at step 0, because of "
+            log("The same command starts this run at step 0, because of "
                 f"resume=False. Without that, it goes on from {path}")
         else:
-            say("The same command starts this run at step 0.")
-        say("Runs that have ended are in benchopt's cache.")
+            log("The same command starts this run at step 0.")
+        log("Runs that have ended are in benchopt's cache.")
         # Without progress, a job might be queued again for ever.
         return self._resumes and Resumable.has_progress and (
             signals.queue_again(signaled)

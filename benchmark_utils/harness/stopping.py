@@ -3,7 +3,7 @@ from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.analysis.crossings import first_crossing, interpolate
 from benchmark_utils.analysis.failures import describe_failure
-from benchmark_utils.console.progress import say
+from benchmark_utils.console.progress import log
 from benchmark_utils.console.run_summary import note
 
 
@@ -24,7 +24,7 @@ class TargetCriterion(StoppingCriterion):
         for warning in describe_limits(
             solver.name, len(solver.evaluations), max_runs, timeout
         ):
-            say(f"WARNING: {warning}")
+            log(f"WARNING: {warning}")
         if solver.world.rank:
             # One clock decides.
             timeout = None
@@ -56,7 +56,7 @@ class TargetCriterion(StoppingCriterion):
             complete_curve(objective_list, stop_reason(last) or status)
         for sentence in describe_failure(objective_list):
             if sentence not in said:
-                say(f"WARNING: {self.solver.name} {sentence}")
+                log(f"WARNING: {self.solver.name} {sentence}")
                 note(self.solver, sentence)
         return stop, status, next_stop_val
 

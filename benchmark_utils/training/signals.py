@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 
-from benchmark_utils.console.progress import say
+from benchmark_utils.console.progress import log
 
 
 def _there_are(*names):
@@ -124,5 +124,5 @@ def queue_again(number):
                 # Slurm ends all processes of the job, scontrol among them.
                 return True
             failure = error
-    say(f"WARNING: Slurm has not queued the job again: {failure}")
+    log(f"WARNING: Slurm has not queued the job again: {failure}")
     return False
