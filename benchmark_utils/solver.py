@@ -124,7 +124,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         loader.check_horizon(self.num_steps)
         if options.checkpoint_every:
             # One that comes before the first step counts, too.
-            signals.take(signals.EARLY)
+            signals.install(signals.EARLY)
         self._make_model, self._options = problem.make_model, options
         self.machine, self.world = problem.machine, problem.world
         self.evaluations = evaluation_steps(self.num_steps, eval_every)

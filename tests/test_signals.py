@@ -16,8 +16,8 @@ TERM, USR1, USR2 = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 
 
 def forget():
-    signals.give_back(signals.ALL)
-    signals.forget()
+    signals.restore(signals.ALL)
+    signals.clear()
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def send(*numbers):
 
 def test_what_is_taken_is_noted_and_what_is_given_back_is_not(heard):
     send(TERM)
-    signals.take([TERM])
-    assert heard == [TERM] and signals.noted() is None
+    signals.install([TERM])
+    assert heard == [TERM] and signals.pending() is None
     send(TERM)
-    assert heard == [TERM] and signals.noted() is TERM
+    assert heard == [TERM] and signals.pending() is TERM
     # The second is given back by the first.
     send(TERM)
     assert heard == [TERM, TERM]
@@ -54,9 +54,9 @@ def test_what_is_taken_is_noted_and_what_is_given_back_is_not(heard):
 
 def test_an_ignored_signal_stays_ignored(heard):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals.take(signals.ALL)
+    signals.install(signals.ALL)
     send(signal.SIGHUP)
-    assert signals.noted() is None and not heard
+    assert signals.pending() is None and not heard
 
 
 @pytest.mark.parametrize("numbers, counts, usual", [
@@ -67,11 +67,11 @@ def test_an_ignored_signal_stays_ignored(heard):
 def test_an_early_signal_counts_beside_any_other(
         heard, numbers, counts, usual):
     """Slurm sends SIGTERM too, before it and after."""
-    signals.take(signals.ALL)
+    signals.install(signals.ALL)
     send(numbers[0])
     # Only Ctrl-C, kill and the like come through, after the first.
     send(*numbers[1:])
-    assert signals.noted() is counts
+    assert signals.pending() is counts
     assert heard == (usual if numbers[0] in signals.EARLY else [])
 
 
@@ -93,24 +93,24 @@ def scontrol(heard, tmp_path, monkeypatch):
 
 def test_slurm_is_asked_to_queue_the_job_again(scontrol, monkeypatch):
     asked = scontrol("exit 0")
-    assert signals.queue_again(USR1) and signals.queue_again(USR2)
+    assert signals.requeue(USR1) and signals.requeue(USR2)
     assert asked.read_text() == "requeue 123\n" * 2
-    assert not signals.queue_again(TERM)
+    assert not signals.requeue(TERM)
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert not signals.queue_again(USR1)
+    assert not signals.requeue(USR1)
     assert asked.read_text() == "requeue 123\n" * 2
 
 
 def test_slurm_may_end_scontrol_with_the_job(scontrol):
     scontrol("kill $$")
-    assert signals.queue_again(USR1)
+    assert signals.requeue(USR1)
 
 
 def test_a_slurm_that_refuses_is_heard(scontrol, capsys):
-    assert not signals.queue_again(USR1)
+    assert not signals.requeue(USR1)
     assert "WARNING: Slurm has not queued the job" in capsys.readouterr().out
     scontrol("exit 1")
-    assert not signals.queue_again(USR1)
+    assert not signals.requeue(USR1)
     assert "returned non-zero exit status 1" in capsys.readouterr().out
 
 
@@ -127,9 +127,9 @@ def test_submitit_that_fails_is_done_without(scontrol):
     submission.set_timeout("4:00:00", 3)
     handler = SignalHandler(None, None, submission)
     signal.signal(USR2, handler.checkpoint_and_try_requeue)
-    signals.take([USR2])
+    signals.install([USR2])
     asked = scontrol("exit 0")
-    assert signals.queue_again(USR2)
+    assert signals.requeue(USR2)
     assert asked.read_text() == "requeue 123\n"
     with pytest.raises(TypeError):
         handler.has_timed_out()

@@ -101,11 +101,11 @@ class Resumable:
 
     def __enter__(self):
         if self.is_on:
-            signals.take(signals.ALL)
+            signals.install(signals.ALL)
         return self
 
     def __exit__(self, *error):
-        signals.give_back(signals.ENDING)
+        signals.restore(signals.ENDING)
 
     def before_callback(self):
         """Write a checkpoint if one is due. benchopt's clock stands still
@@ -119,9 +119,9 @@ class Resumable:
         """
         if not self.is_on:
             return
-        noted = signals.noted()
+        received = signals.pending()
         wanted = self.world.maximum(
-            2 + signals.ALL.index(noted) if noted else int(self._is_due())
+            2 + signals.ALL.index(received) if received else int(self._is_due())
         )
         if not wanted:
             return
@@ -153,7 +153,7 @@ class Resumable:
             # A job that is to start again must leave no result behind.
             os._exit(1)
         # Another command of the same process starts afresh.
-        signals.forget()
+        signals.clear()
         raise KeyboardInterrupt
 
     def _goes_on_by_itself(self, signaled):
@@ -171,7 +171,7 @@ class Resumable:
         log("Runs that have ended are in benchopt's cache.")
         # Without progress, a job might be queued again for ever.
         return self._resumes and Resumable.has_progress and (
-            signals.queue_again(signaled)
+            signals.requeue(signaled)
         )
 
     def _is_due(self):

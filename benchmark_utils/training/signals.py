@@ -1,7 +1,7 @@
 """Signals that end a command in order, and Slurm jobs that start again.
 
 A signal that is taken is noted, and whoever trains asks for it between two
-steps (``noted``).
+steps (``pending``).
 """
 import contextlib
 import functools
@@ -27,47 +27,47 @@ EARLY = _there_are("SIGUSR1", "SIGUSR2")
 # Where several come, the last in this order counts.
 ALL = ENDING + EARLY
 
-_noted = None
+_pending = None
 # What Python does on those that are taken, otherwise.
 _displaced = {}
 
 
-def take(numbers):
+def install(numbers):
     """Have signals noted from now on; but not one that is ignored, as
     ``nohup`` has it, and none outside of a process's main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in set(numbers) - _displaced.keys():
         if signal.getsignal(number) != signal.SIG_IGN:
-            _displaced[number] = signal.signal(number, _note)
+            _displaced[number] = signal.signal(number, _on_signal)
 
 
-def give_back(numbers):
+def restore(numbers):
     """Let signals have their usual effect again."""
     for number in _displaced.keys() & set(numbers):
         signal.signal(number, _displaced.pop(number))
 
 
-def noted():
+def pending():
     """The signal that came, None if none did."""
-    return _noted
+    return _pending
 
 
-def forget():
+def clear():
     """Be as if no signal had come."""
-    global _noted
-    _noted = None
+    global _pending
+    _pending = None
 
 
-def _note(number, frame):
-    global _noted
+def _on_signal(number, frame):
+    global _pending
     # A second one ends the command at once. An early one doesn't: it may come
     # after another, which Slurm sends before or because of it.
-    give_back(ENDING)
+    restore(ENDING)
     number = signal.Signals(number)
-    if _noted and ALL.index(number) <= ALL.index(_noted):
+    if _pending and ALL.index(number) <= ALL.index(_pending):
         return
-    _noted = number
+    _pending = number
     # Not printed: a signal may come in the middle of a print.
     with contextlib.suppress(OSError):
         os.write(1, (
@@ -77,7 +77,7 @@ def _note(number, frame):
         ).encode())
 
 
-def queue_again(number):
+def requeue(number):
     """Have Slurm queue the job of this process again, after an early signal.
 
     If submitit started the job, its own handler of the signal does it: it
