@@ -13,7 +13,7 @@ from benchopt import BaseObjective
 from benchmark_utils.hardware.threads import choose_threads
 
 # isort: split
-from benchmark_utils.console.errors import noted, readable
+from benchmark_utils.console.errors import readable, summarized
 from benchmark_utils.console.progress import log, only_warned
 from benchmark_utils.data.loader import BatchLoader, validation_loader
 from benchmark_utils.distributed.launch import check_launcher, choose_world
@@ -185,7 +185,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
             # Fails if they are not this model's.
             self._make_model()
 
-    @noted
+    @summarized
     def get_objective(self):
         """What a solver is given: the arguments of
         ``TrainingSolver.set_objective``."""

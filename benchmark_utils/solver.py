@@ -9,7 +9,7 @@ import functools
 import torch
 from benchopt import BaseSolver
 
-from benchmark_utils.console.errors import noted
+from benchmark_utils.console.errors import summarized
 from benchmark_utils.console.progress import Progress, log_once
 from benchmark_utils.distributed.data_parallel import ShardedUpdates
 from benchmark_utils.distributed.workers import on_all_ranks
@@ -97,7 +97,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         """
         raise ValueError(f"{self.name} must define get_optimizer.")
 
-    @noted
+    @summarized
     def set_objective(self, problem, options):
         """Take the problem, and check everything that can be wrong with it.
 
@@ -143,7 +143,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
-    @noted
+    @summarized
     @on_all_ranks
     def warm_up(self):
         """Train throw-away weights, so that what the first steps of a process
@@ -152,7 +152,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
 
-    @noted
+    @summarized
     @on_all_ranks
     def pre_run_hook(self, callback):
         self.start()
@@ -169,7 +169,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
             self._options.resume,
         )
 
-    @noted
+    @summarized
     @on_all_ranks
     def run(self, callback):
         trainer, evaluations = self.trainer, set(self.evaluations)

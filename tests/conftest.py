@@ -12,10 +12,10 @@ from benchopt.results import read_results
 from benchopt.runner import run_benchmark
 
 from benchmark_utils.console.run_summary import (
-    NOTES,
-    name_the_report,
-    open_notes,
-    print_notes,
+    SUMMARY_FILE,
+    open_summary,
+    print_problems,
+    print_report_command,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -78,11 +78,11 @@ def data_home(tmp_path_factory):
 def notes(tmp_path, monkeypatch):
     """What a test notes goes to a file of its own, and is not printed when
     the tests end."""
-    open_notes()
-    atexit.unregister(print_notes)
-    atexit.unregister(name_the_report)
+    open_summary()
+    atexit.unregister(print_problems)
+    atexit.unregister(print_report_command)
     path = tmp_path / "notes.txt"
-    monkeypatch.setenv(NOTES, str(path))
+    monkeypatch.setenv(SUMMARY_FILE, str(path))
     return path
 
 

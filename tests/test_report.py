@@ -236,12 +236,12 @@ def test_the_report_of_new_results_alone_is_named(
     # Another command's.
     (path.parent / "three words.parquet").touch()
     monkeypatch.setattr(run_summary, "_results", None)
-    run_summary.expect_results(RunContext(path.with_suffix("")))
-    run_summary.expect_results(None)
+    run_summary.set_results_path(RunContext(path.with_suffix("")))
+    run_summary.set_results_path(None)
     monkeypatch.chdir(tmp_path)
-    run_summary.name_the_report(since=path.stat().st_mtime + 1)
+    run_summary.print_report_command(since=path.stat().st_mtime + 1)
     assert capsys.readouterr().out == ""
-    run_summary.name_the_report(since=path.stat().st_mtime)
+    run_summary.print_report_command(since=path.stat().st_mtime)
     assert capsys.readouterr().out == (
         "\nThe verdict: python -m benchmark_utils.report "
         "'outputs/two words.parquet'\n"

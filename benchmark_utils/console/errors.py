@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from benchmark_utils.console.run_summary import (
-    expect_results,
-    note,
-    open_notes,
+    add_problem,
+    open_summary,
+    set_results_path,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +39,8 @@ def readable(method):
     are a ``UserError``, and have no traceback but the caller's."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
-        open_notes()
-        expect_results(getattr(self, "_run_context", None))
+        open_summary()
+        set_results_path(getattr(self, "_run_context", None))
         show_frames(True)
         try:
             return method(self, *args, **kwargs)
@@ -54,7 +54,7 @@ def readable(method):
     return wrapper
 
 
-def noted(method):
+def summarized(method):
     """Decorator of a method that a run calls: ``readable``, and whatever it
     fails with is said again when the command ends."""
     @functools.wraps(method)
@@ -63,7 +63,7 @@ def noted(method):
             return method(self, *args, **kwargs)
         except Exception as error:
             missing = missing_operation(error)
-            note(self, f"failed: {missing or describe(error)}")
+            add_problem(self, f"failed: {missing or describe(error)}")
             if missing:
                 raise ValueError(f"{self.name}: {missing}") from error
             raise

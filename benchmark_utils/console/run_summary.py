@@ -22,7 +22,7 @@ from benchmark_utils.analysis.failures import describe_failure
 
 # The environment variable that tells the worker processes of a command in
 # which file to leave what is said when it ends.
-NOTES = "BENCHMARK_NANOGPT_NOTES"
+SUMMARY_FILE = "BENCHMARK_NANOGPT_NOTES"
 # benchopt's columns that tell a run from the others.
 RUN = ["dataset_name", "objective_name", "solver_name", "idx_rep"]
 
@@ -32,27 +32,27 @@ _results = None
 
 
 @functools.cache
-def open_notes():
+def open_summary():
     """Have what is noted printed when this command ends.
 
     A worker process of joblib's leaves that to the process of the command.
     """
     if multiprocessing.current_process().name == "MainProcess":
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
-        os.environ[NOTES] = str(Path(tempfile.gettempdir(), name))
+        os.environ[SUMMARY_FILE] = str(Path(tempfile.gettempdir(), name))
         # What is registered last is called first.
-        atexit.register(print_notes)
-        atexit.register(name_the_report, time.time())
+        atexit.register(print_problems)
+        atexit.register(print_report_command, time.time())
 
 
-def expect_results(context):
+def set_results_path(context):
     """Take from benchopt's context of a run, if there is one, where the
     command's results will be. A cached run has a context, too."""
     global _results
     _results = getattr(context, "run_output_base", None) or _results
 
 
-def note(run, sentence):
+def add_problem(run, sentence):
     """Say something about a run when the command ends.
 
     Parameters
@@ -64,13 +64,13 @@ def note(run, sentence):
     text = "\n  ".join(["", *str(sentence).splitlines()])
     with contextlib.suppress(KeyError, OSError):
         with open(
-            os.environ[NOTES], "a", encoding="utf-8", errors="backslashreplace"
+            os.environ[SUMMARY_FILE], "a", encoding="utf-8", errors="backslashreplace"
         ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")
 
 
-def name_the_report(since):
+def print_report_command(since):
     """Print the command that reports this command's results, if they were
     written after ``since``, in seconds since 1970; and note which of their
     runs went wrong, those from benchopt's cache included."""
@@ -84,7 +84,7 @@ def name_the_report(since):
     if newest and newest.stat().st_mtime >= since:
         # Not if it isn't this benchmark's.
         with contextlib.suppress(OSError, ValueError, KeyError):
-            note_failures(newest)
+            add_failures(newest)
         here = Path.cwd()
         if here in newest.parents:
             newest = newest.relative_to(here)
@@ -94,17 +94,17 @@ def name_the_report(since):
         )
 
 
-def note_failures(path):
+def add_failures(path):
     """Note what the runs in a parquet file have to say."""
     frame = pd.read_parquet(path).sort_values("objective_step")
     for (*_, name, _), curve in frame.groupby(RUN, sort=False):
         for sentence in describe_failure(curve.to_dict("records")):
-            note(name, sentence)
+            add_problem(name, sentence)
 
 
-def print_notes():
+def print_problems():
     """Print each note once, and delete them."""
-    path = Path(os.environ[NOTES])
+    path = Path(os.environ[SUMMARY_FILE])
     with contextlib.suppress(FileNotFoundError):
         notes = path.read_text(encoding="utf-8").split("\0")[:-1]
         path.unlink()

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmark_utils.console.run_summary import open_notes, print_notes
+from benchmark_utils.console.run_summary import open_summary, print_problems
 from benchmark_utils.distributed.launch import (
     in_slurm_job,
     join_world,
@@ -225,7 +225,7 @@ def run_worker(rank, size, port):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    open_notes()
+    open_summary()
     dataset, objective, solver, context, warm_up = pickle.load(
         sys.stdin.buffer
     )
@@ -244,7 +244,7 @@ def run_worker(rank, size, port):
         solver.run(functools.partial(_evaluate_if_due, objective, solver))
     except BaseException as error:
         print(traceback_of(error), file=sys.stderr, flush=True)
-        print_notes()
+        print_problems()
         # Python would take a while to tidy up.
         os._exit(EXIT_PEER_FAILED if isinstance(error, PeerFailure) else 1)
 

@@ -4,7 +4,7 @@ from benchopt.stopping_criterion import StoppingCriterion
 from benchmark_utils.analysis.crossings import first_crossing, interpolate
 from benchmark_utils.analysis.failures import describe_failure
 from benchmark_utils.console.progress import log
-from benchmark_utils.console.run_summary import note
+from benchmark_utils.console.run_summary import add_problem
 
 
 class TargetCriterion(StoppingCriterion):
@@ -57,7 +57,7 @@ class TargetCriterion(StoppingCriterion):
         for sentence in describe_failure(objective_list):
             if sentence not in said:
                 log(f"WARNING: {self.solver.name} {sentence}")
-                note(self.solver, sentence)
+                add_problem(self.solver, sentence)
         return stop, status, next_stop_val
 
     def check_convergence(self, objective_list):
