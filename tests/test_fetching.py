@@ -124,7 +124,7 @@ def assert_complete(folder, names=SMALL, files=FILES):
         assert (folder / name).read_bytes() == files[name]
     assert sorted(p.name for p in folder.iterdir()) == [".hub", *names]
     assert {path.suffix for path in (folder / ".hub").iterdir()} <= {
-        "", ".json", ".stamp"
+        "", ".json", ".sha256"
     }
     assert not list(folder.glob(".hub/incoming-*"))
 

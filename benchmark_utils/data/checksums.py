@@ -15,7 +15,7 @@ import secrets
 from huggingface_hub.utils.sha import sha_fileobj
 
 
-def notes_of(folder):
+def cache_folder(folder):
     """The subfolder with the notes on a folder's files."""
     return folder / ".hub"
 
@@ -46,14 +46,14 @@ def verify(part, path, size, sha256):
             return f"SHA-256 {found} instead of {sha256}"
         # The stamp must not outlive the content in a power failure.
         os.fsync(content.fileno())
-    _write(_stamp(path), f"{found} {size} {info.st_mtime_ns}")
+    _write(_cache_path(path), f"{found} {size} {info.st_mtime_ns}")
 
 
-def stamped_hash(path):
+def cached_hash(path):
     """The SHA-256 found in a file that hasn't changed since, or None."""
     try:
         info = path.stat()
-        sha256, *version = _stamp(path).read_text().split()
+        sha256, *version = _cache_path(path).read_text().split()
     except (OSError, ValueError):
         return None
     is_same = version == [str(info.st_size), str(info.st_mtime_ns)]
@@ -84,8 +84,8 @@ def write_record(path, record):
     return record
 
 
-def _stamp(path):
-    return notes_of(path.parent) / f"{path.name}.stamp"
+def _cache_path(path):
+    return cache_folder(path.parent) / f"{path.name}.sha256"
 
 
 def _write(path, text):

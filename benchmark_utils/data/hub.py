@@ -123,7 +123,7 @@ class _Mirror:
     def __init__(self, repo_id, names, folder, revision):
         self.repo_id, self.names, self.revision = repo_id, names, revision
         self.folder = Path(folder)
-        self.notes = checksums.notes_of(self.folder)
+        self.notes = checksums.cache_folder(self.folder)
         self.record_path = self.notes / (
             f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
         )
@@ -196,7 +196,7 @@ class _Mirror:
             )
         return [
             name for name in self.names
-            if files[name]["sha256"] != checksums.stamped_hash(
+            if files[name]["sha256"] != checksums.cached_hash(
                 self.folder / name
             )
         ]

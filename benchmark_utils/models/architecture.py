@@ -99,12 +99,12 @@ class Architecture:
                 f"n_head={self.n_head}."
             )
         multiple = {"learned": 1, "rotary": 2, "half_rotary": 4}
-        if self.head_width % multiple[self.positions]:
+        if self.head_dim % multiple[self.positions]:
             raise ValueError(
                 f"positions={self.positions!r} needs heads whose width is a "
                 f"multiple of {multiple[self.positions]}; "
                 f"n_embd={self.n_embd} over n_head={self.n_head} gives "
-                f"{self.head_width}."
+                f"{self.head_dim}."
             )
 
     def _check(self, name, kind):
@@ -137,6 +137,6 @@ class Architecture:
         return self.n_embd * (12 * self.n_layer * self.n_embd + vocab_size)
 
     @property
-    def head_width(self):
+    def head_dim(self):
         """Dimensions of a query, key or value of one head."""
         return self.n_embd // self.n_head

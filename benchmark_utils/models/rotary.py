@@ -8,34 +8,34 @@ which turns by minus the angle; products of queries and keys are the same.
 import torch
 
 
-def rotary(head_width):
+def rotary(head_dim):
     """Angles per position of RoFormer: base 10,000, all pairs turn.
 
     Parameters
     ----------
-    head_width : int, a multiple of 2
+    head_dim : int, a multiple of 2
 
     Returns
     -------
-    frequencies : float64 tensor [head_width / 2], radians per position
+    frequencies : float64 tensor [head_dim / 2], radians per position
     """
-    pairs = torch.arange(0, head_width, 2, dtype=torch.float64)
-    return 10000.0 ** (-pairs / head_width)
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float64)
+    return 10000.0 ** (-pairs / head_dim)
 
 
-def half_rotary(head_width):
+def half_rotary(head_dim):
     """Angles per position of ``train_gpt_simple.py``: the first half of the
     pairs turns at 1 to 1/1024, the other half never.
 
     Parameters
     ----------
-    head_width : int, a multiple of 4
+    head_dim : int, a multiple of 4
 
     Returns
     -------
-    frequencies : float64 tensor [head_width / 2], radians per position
+    frequencies : float64 tensor [head_dim / 2], radians per position
     """
-    quarter = head_width // 4
+    quarter = head_dim // 4
     exponents = torch.linspace(0, 1, quarter, dtype=torch.float64)
     return torch.cat([(1 / 1024) ** exponents, torch.zeros(quarter)])
 

@@ -49,7 +49,7 @@ class Block(nn.Module):
             self.attn_k = Linear(a.n_embd, a.n_embd, a.bias)
             self.attn_v = Linear(a.n_embd, a.n_embd, a.bias)
         self.qk_norm = (
-            RMSNorm(a.head_width, a.norm_eps, False) if a.qk_norm
+            RMSNorm(a.head_dim, a.norm_eps, False) if a.qk_norm
             else nn.Identity()
         )
         self.attn_proj = Linear(a.n_embd, a.n_embd, a.bias)
@@ -146,7 +146,7 @@ class Transformer(nn.Module):
         # architecture.
         cos = sin = None
         if a.positions != "learned":
-            frequencies = getattr(rotary, a.positions)(a.head_width)
+            frequencies = getattr(rotary, a.positions)(a.head_dim)
             cos, sin = rotary.rotation_table(frequencies, a.context_length)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
