@@ -61,7 +61,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         "tokenizer": ["bytes"],
         # Validation loss to reach, in nats per token. The default is for the
         # bytes of the standard library: five methods of
-        # configs/field_text.yml get there in 400 steps, the others don't
+        # configs/all_solvers_text.yml get there in 400 steps, the others don't
         # (docs/tuning.rst).
         "target": [2.4],
         # Whether training may read the tokens more than once.

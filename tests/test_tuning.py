@@ -13,7 +13,7 @@ from tuning import tune
 from tuning.ledger import TUNED, best, finalists, read_ledger
 
 PROTOCOLS = tune.read_protocol(ROOT / "tuning" / "protocol.yml")
-FIELDS = {"simulated": "field.yml", "text": "field_text.yml"}
+FIELDS = {"simulated": "all_solvers.yml", "text": "all_solvers_text.yml"}
 SMALL = """
 trials: 3
 seeds: [7, 8]
