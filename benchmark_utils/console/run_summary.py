@@ -64,7 +64,8 @@ def add_problem(run, sentence):
     text = "\n  ".join(["", *str(sentence).splitlines()])
     with contextlib.suppress(KeyError, OSError):
         with open(
-            os.environ[SUMMARY_FILE], "a", encoding="utf-8", errors="backslashreplace"
+            os.environ[SUMMARY_FILE], "a", encoding="utf-8",
+            errors="backslashreplace",
         ) as file:
             # One write, so that those of several processes don't mix.
             file.write(f"{run}:{text}\0")

@@ -121,7 +121,8 @@ class Resumable:
             return
         received = signals.pending()
         wanted = self.world.maximum(
-            2 + signals.ALL.index(received) if received else int(self._is_due())
+            2 + signals.ALL.index(received) if received
+            else int(self._is_due())
         )
         if not wanted:
             return

@@ -1,6 +1,6 @@
 """Some solvers of a run configuration, with their settings there.
 
-    python -m benchmark_utils.harness.select configs/all_solvers.yml Muon mine.py
+    python -m benchmark_utils.harness.select configs/smoke.yml AdamW mine.py
 
 prints a configuration of these two, or writes it to ``--output``. benchopt's
 own ``--config FILE -s AdamW`` runs AdamW with its defaults instead: a solver
@@ -8,7 +8,7 @@ on the command line replaces all of the configuration's, settings included,
 and ``-o`` replaces the problem as a whole. Here, what is in brackets, or after
 ``-o``, replaces the settings of that name, and the others stay:
 
-    python -m benchmark_utils.harness.select configs/all_solvers.yml "SOAP[beta2=.9]"
+    python -m benchmark_utils.harness.select configs/smoke.yml "AdamW[eps=1]"
     python -m benchmark_utils.harness.select configs/quickstart.yml -o log=csv
 
 A solver that the configuration hasn't, such as a file of yours, gets the
