@@ -25,6 +25,7 @@ BENCH = Benchmark(ROOT, no_cache=True)
 BENCH.get_solvers()
 
 from benchmark_utils.distributed.launch import join_world  # noqa: E402
+from benchmark_utils.optimizers.combined import parts_of  # noqa: E402
 from benchmark_utils.training import checkpoints  # noqa: E402
 
 NUM_STEPS = 30
@@ -102,7 +103,10 @@ def train(trainer, objective, checkpoint=None):
     row = objective.evaluate_result(
         trainer.eval_weights, {"step": NUM_STEPS, "train_loss": losses[-1]}
     )
-    states = optimizer_states(trainer.optimizer)
+    states = [
+        state for part in parts_of(trainer.optimizer)
+        for state in part.state.values()
+    ]
     return {
         "losses": losses, "tokens": tokens, "val_loss": row["value"],
         "weights": weights_hash(trainer),
@@ -141,12 +145,6 @@ def weights_hash(trainer):
         p.detach().flatten() for p in trainer.model.parameters()
     ])
     return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
-
-
-def optimizer_states(optimizer):
-    """The state of each parameter of each optimizer."""
-    for part in getattr(optimizer, "optimizers", [optimizer]):
-        yield from getattr(part, "base", part).state.values()
 
 
 def opinions(world, case):

@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+from benchmark_utils.optimizers.combined import parts_of
+
 # Size of the pieces in which gradients are sent: small enough for the first to
 # be on its way early in the backward pass, large enough for a network to be
 # fast.
@@ -151,9 +153,7 @@ class ShardedUpdates:
 
     def drop_foreign_state(self, optimizer):
         """Drop the state of matrices that other ranks own."""
-        parts = [optimizer, *getattr(optimizer, "optimizers", ())]
-        parts += [part.base for part in parts if hasattr(part, "base")]
-        for part in parts:
+        for part in parts_of(optimizer):
             for matrix in filter(self.owned_elsewhere, self.owners):
                 part.state.pop(matrix, None)
 

@@ -2,6 +2,12 @@
 import torch
 
 
+def parts_of(optimizer):
+    """Return the optimizers that an optimizer is made of: those of its method
+    ``parts``, or itself."""
+    return optimizer.parts() if hasattr(optimizer, "parts") else [optimizer]
+
+
 class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers that take their steps together.
 
@@ -19,6 +25,9 @@ class CombinedOptimizer(torch.optim.Optimizer):
         super().__init__(
             [group for one in optimizers for group in one.param_groups], {}
         )
+
+    def parts(self):
+        return [part for one in self.optimizers for part in parts_of(one)]
 
     def step(self):
         for optimizer in self.optimizers:

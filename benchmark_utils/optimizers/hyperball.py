@@ -39,6 +39,10 @@ class Hyperball(torch.optim.Optimizer):
                     )
                 self.state[p]["radius"] = radius
 
+    def parts(self):
+        """Return the optimizers that keep state: radii are in this one."""
+        return [self, self.base]
+
     @torch.no_grad()
     def step(self):
         rates = [group["lr"] for group in self.param_groups]
