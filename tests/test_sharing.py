@@ -7,8 +7,8 @@ import torch
 
 from benchmark_utils.distributed import data_parallel
 from benchmark_utils.distributed.data_parallel import (
+    assign_owners,
     orthogonalisation_cost,
-    share,
 )
 from benchmark_utils.distributed.world import World
 from benchmark_utils.hardware.compilation import compile_model
@@ -155,12 +155,14 @@ def test_a_parameter_without_a_gradient_is_passed_over(monkeypatch):
 
 
 def test_the_largest_piece_goes_first_to_who_has_least():
-    assert share([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
+    assert assign_owners([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
     costs = [orthogonalisation_cost(*shape) for shape in [
         (768, 2304), (768, 768), (768, 3072), (3072, 768)
     ] * 12]
     for size in (2, 3, 4, 8):
         load = [0] * size
-        for owner, cost in zip(share(costs, size), costs, strict=True):
+        for owner, cost in zip(
+            assign_owners(costs, size), costs, strict=True
+        ):
             load[owner] += cost
         assert max(load) < 1.05 * sum(costs) / size

@@ -1,37 +1,38 @@
-"""A training step's work, shared by the ranks: gradients and updates."""
+"""Data parallelism: gradient all-reduce and sharded optimizer updates."""
 import collections
 import functools
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from benchmark_utils.distributed.world import World
 from benchmark_utils.optimizers.combined import parts_of
 
-# Size of the pieces in which gradients are sent: small enough for the first to
-# be on its way early in the backward pass, large enough for a network to be
-# fast.
+# Small enough for the first bucket to be sent early in the backward pass,
+# large enough to use a network's bandwidth.
 BUCKET_BYTES = 4 * 2**20
 
 
 class GradientAllReduce:
-    """Averages gradients over the ranks while they are computed.
+    """Average of gradients over the ranks, overlapped with the backward pass.
 
-    Parameters that are used last come first in the backward pass. They are
-    gathered in buckets in that order, and a bucket is sent off once the
-    gradients of all its parameters, and all earlier buckets, are there: the
-    order is the same on every rank. A large parameter is a bucket of its own,
-    whose gradient is averaged where it is; others are copied into one piece.
+    The backward pass reaches the parameters used last first, so buckets are
+    filled in that order. A bucket is sent as soon as it and all earlier
+    buckets are complete: the order is the same on every rank. A large
+    gradient is a bucket of its own and is averaged in place; the others are
+    copied into one buffer per bucket.
 
     Parameters
     ----------
-    world : World
     parameters : iterable of nn.Parameter
         In the order in which the model uses them.
     """
 
-    def __init__(self, world, parameters):
+    def __init__(self, world: World, parameters: Iterable[torch.nn.Parameter]):
         self.world = world
-        self._expected = False
-        self._buckets, self._bucket_of = [], {}
+        self._is_last_backward = False
+        self._buckets: list[list[torch.nn.Parameter]] = []
+        self._bucket_of: dict[torch.nn.Parameter, int] = {}
         if world.size == 1:
             return
         num_bytes, dtype = 0, None
@@ -42,16 +43,16 @@ class GradientAllReduce:
                 num_bytes, dtype = parameter.nbytes, parameter.dtype
             self._buckets[-1].append(parameter)
             self._bucket_of[parameter] = len(self._buckets) - 1
-            parameter.register_post_accumulate_grad_hook(self._arrived)
+            parameter.register_post_accumulate_grad_hook(self._on_gradient)
 
     def begin_last_backward(self):
-        """Say that the next backward pass is the last one of the step."""
-        self._expected = True
+        """Send gradients during the next backward pass, the step's last."""
+        self._is_last_backward = True
         self._missing = [len(bucket) for bucket in self._buckets]
-        self._sent = []
+        self._sent: list[tuple | None] = []
 
-    def _arrived(self, parameter):
-        if not self._expected:
+    def _on_gradient(self, parameter):
+        if not self._is_last_backward:
             return
         self._missing[self._bucket_of[parameter]] -= 1
         while len(self._sent) < len(self._buckets) and (
@@ -60,24 +61,25 @@ class GradientAllReduce:
             self._send()
 
     def _send(self):
-        parameters = [
-            p for p in self._buckets[len(self._sent)] if p.grad is not None
+        # A parameter without a gradient has none on any rank.
+        gradients = [
+            (p, p.grad.flatten()) for p in self._buckets[len(self._sent)]
+            if p.grad is not None
         ]
-        # A bucket without gradients has none on any rank.
         sent = None
-        if parameters:
-            # A single gradient is not copied: this is a view of it.
-            flat, *others = [p.grad.flatten() for p in parameters]
+        if gradients:
+            # A single gradient is sent as a view, without a copy.
+            parameters, (flat, *others) = zip(*gradients, strict=True)
             flat = torch.cat([flat, *others]) if others else flat
             sent = parameters, flat, self.world.start_sum(flat)
         self._sent.append(sent)
 
     def wait_for_gradients(self):
-        """Wait until every parameter's gradient is the average."""
-        self._expected = False
+        """Wait until every gradient is the average over the ranks."""
+        self._is_last_backward = False
         if self.world.size == 1:
             return
-        # Parameters on which the loss does not depend never arrive.
+        # Parameters that the loss does not depend on get no gradient.
         while len(self._sent) < len(self._buckets):
             self._send()
         for parameters, flat, wait in filter(None, self._sent):
@@ -90,20 +92,19 @@ class GradientAllReduce:
 
 
 def orthogonalisation_cost(rows, columns):
-    """Multiplications of a Newton-Schulz iteration: X X^T, its square, and a
-    product with X."""
+    """Count the multiplications of a Newton-Schulz iteration: X X^T, its
+    square, and a product with X."""
     short, long = sorted((rows, columns))
     return short**2 * (short + 2 * long)
 
 
 def eigenbasis_cost(rows, columns):
-    """Multiplications that give the eigenvectors of X X^T and X^T X, up to a
-    factor."""
+    """Count the multiplications for the eigenvectors of X X^T and X^T X, up
+    to a factor."""
     return rows**3 + columns**3
 
 
-# Cost of a matrix by the kind of work that a solver names: see
-# ``TrainingSolver.update_sharding``.
+# Cost of a matrix's update, by the value of TrainingSolver.update_sharding.
 WORK = {
     "orthogonalisation": orthogonalisation_cost,
     "eigenbasis": eigenbasis_cost,
@@ -111,47 +112,47 @@ WORK = {
 
 
 class ShardedUpdates:
-    """Shares the updates of matrices among the ranks.
+    """Optimizer updates of matrices, divided among the ranks.
 
-    Each rank's optimizer updates the matrices that the rank owns, and keeps
-    state for these alone. The owner then sends its weights to all. This is
-    right for a method whose update of a matrix depends only on the matrix and
-    its gradients, and which leaves a parameter without a gradient as it is.
+    Each rank's optimizer updates only the matrices that the rank owns, keeps
+    state only for these, and broadcasts the new weights. This suits methods
+    whose update of a matrix depends only on that matrix and its gradients,
+    and which skip a parameter without a gradient.
 
     Parameters
     ----------
-    world : World
     matrices : list of nn.Parameter
-        The matrices to share. If they are fewer than the ranks, every rank
-        updates all of them.
+        If there are fewer matrices than ranks, every rank updates all of them.
     work : str or None
-        Kind of the work, a key of ``WORK``; with None, nothing is shared.
+        Kind of work, a key of ``WORK``; None to share nothing.
     """
 
-    def __init__(self, world, matrices=(), work=None):
+    def __init__(self, world: World,
+                 matrices: Sequence[torch.nn.Parameter] = (),
+                 work: str | None = None):
         self.world = world
-        self.owners = {}
+        self.owners: dict[torch.nn.Parameter, int] = {}
         if work and 1 < world.size <= len(matrices):
             costs = [WORK[work](*matrix.shape) for matrix in matrices]
             self.owners = dict(zip(
-                matrices, share(costs, world.size), strict=True
+                matrices, assign_owners(costs, world.size), strict=True
             ))
 
-    def owned_elsewhere(self, parameter):
+    def owned_elsewhere(self, parameter: torch.nn.Parameter) -> bool:
         return self.owners.get(parameter, self.world.rank) != self.world.rank
 
-    def gather(self, state):
-        """Return an optimizer's ``state_dict`` with the state of every matrix
-        from its owner, on rank 0; None on the others.
+    def gather(self, state: dict) -> dict | None:
+        """Complete an optimizer's ``state_dict`` with other ranks' matrices.
 
-        It is the same whatever the number of ranks.
+        Returns the same state for any number of ranks, on rank 0; None on the
+        others.
         """
         if not self.owners:
             return state
         states = self.world.gather(state)
-        return states and functools.reduce(merge, states)
+        return functools.reduce(merge, states) if states else None
 
-    def drop_foreign_state(self, optimizer):
+    def drop_foreign_state(self, optimizer: torch.optim.Optimizer):
         """Drop the state of matrices that other ranks own."""
         for part in parts_of(optimizer):
             for matrix in filter(self.owned_elsewhere, self.owners):
@@ -164,7 +165,7 @@ class ShardedUpdates:
                 matrix.grad = None
 
     def broadcast_updates(self):
-        """Get the weights of matrices that other ranks own."""
+        """Send every matrix's new weights from its owner to all ranks."""
         waits = [
             self.world.start_broadcast(matrix.detach(), owner)
             for matrix, owner in self.owners.items()
@@ -174,8 +175,7 @@ class ShardedUpdates:
 
 
 def merge(first, second):
-    """Unite nested dicts and lists: a value that both have is the first
-    one's."""
+    """Merge nested dicts and lists; the first one's values win."""
     if isinstance(first, dict):
         return first | {
             key: merge(first[key], value) if key in first else value
@@ -186,9 +186,9 @@ def merge(first, second):
     return first
 
 
-def share(costs, num_ranks):
-    """Return the owner of each piece of work: the largest piece is given
-    first, and each to the rank with the least to do."""
+def assign_owners(costs, num_ranks):
+    """Return the owner of each piece of work: largest piece first, each to
+    the rank with the least load."""
     owners = [0] * len(costs)
     load = collections.Counter(dict.fromkeys(range(num_ranks), 0))
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):

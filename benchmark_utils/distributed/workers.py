@@ -1,14 +1,12 @@
-"""Followers: the processes that join benchopt's own to train on one node.
+"""Worker processes, one per additional device.
 
-benchopt's process is rank 0: it has the clock, the cache, the files and the
-screen. Once it is certain that there is something to train, it starts a
-process for each other device and sends it the run, in the way in which
-benchopt itself sends runs to other processes. A follower does what rank 0
-does, and evaluates when rank 0 does. When rank 0 ends, for whatever reason,
-its followers end.
+benchopt's process is rank 0 and owns the clock, cache, files and screen. When
+a run needs training, it starts a worker for each other device and sends it the
+run, pickled as benchopt itself pickles runs. Workers train and evaluate in
+step with rank 0, and end when rank 0 ends, for whatever reason.
 
-In a Slurm job of benchopt's submitit backend, every task is a whole benchopt.
-There the tasks are the ranks, and nothing is started.
+In a Slurm job of benchopt's submitit backend, every task is a whole benchopt
+process: the tasks are the ranks, and no workers are started.
 """
 import contextlib
 import functools
@@ -21,7 +19,9 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -32,14 +32,18 @@ from benchmark_utils.distributed.launch import (
     join_world,
     rendezvous,
 )
-from benchmark_utils.distributed.world import TIMEOUT_SECONDS, PeerFailure
+from benchmark_utils.distributed.world import (
+    TIMEOUT_SECONDS,
+    PeerFailure,
+    World,
+)
 
-# Followers have so many seconds to start, and so many to end after the last
-# step; the second is also the wait for the reason why a rank has failed.
+# Time limits for workers to start, and to end after the last step. The second
+# also limits the wait for the report of a failed rank.
 START_SECONDS, GRACE_SECONDS = 600, 10
-# Exit code of a follower that ends because another rank has failed.
+# Exit code of a worker that ends because another rank has failed.
 EXIT_PEER_FAILED = 70
-# The benchmark has to be loaded before anything in its folder can be imported.
+# benchopt must load the benchmark before its folder can be imported.
 RUN_WORKER = """
 import sys
 from benchopt.benchmark import Benchmark
@@ -50,20 +54,22 @@ run_worker(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
 
 
 class WorkerGroup:
-    """The ranks of one run, from their meeting to their parting.
+    """Lifetime of one run's process group.
 
     Parameters
     ----------
     solver : TrainingSolver
-        The solver of this run, which knows its world, device and problem.
+        The solver of this run, with its world, device and problem.
     warm_up : bool
         Whether the run begins with the solver's ``warm_up``.
     """
 
-    def __init__(self, solver, warm_up):
-        self.world = solver.world
-        self._processes, self._logs = [], []
-        self._ended, self._watcher = threading.Event(), None
+    def __init__(self, solver, warm_up: bool):
+        self.world: World = solver.world
+        self._processes: list[subprocess.Popen] = []
+        self._logs: list[IO[bytes]] = []
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
         self._num_threads = torch.get_num_threads()
         if self.world.size == 1:
             return
@@ -80,9 +86,9 @@ class WorkerGroup:
             raise
 
     def _start(self, solver, warm_up):
-        """Start the followers, and wait until all of them are there."""
+        """Start the workers and wait until all of them are ready."""
         size = self.world.size
-        # The ranks share the processor's cores.
+        # The ranks share the CPU's cores.
         num_threads = max(1, self._num_threads // size)
         torch.set_num_threads(num_threads)
         store = dist.TCPStore(
@@ -102,33 +108,32 @@ class WorkerGroup:
             )
             self._logs.append(log)
             self._processes.append(process)
-            # This pipe stays open: a follower ends when it closes, as it does
-            # when this process is killed.
+            # A worker ends when this pipe closes, which happens even if this
+            # process is killed.
+            assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(run)
                 process.stdin.flush()
         stop = time.monotonic() + START_SECONDS
         while store.add("ready", 0) < size - 1:
-            failure = self._death()
-            if failure:
+            if failure := self._worker_failure():
                 raise RuntimeError(failure)
             if time.monotonic() > stop:
-                raise PeerFailure("A follower did not start.")
+                raise PeerFailure("A worker process did not start in time.")
             time.sleep(0.02)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
         return store
 
     def _watch(self):
-        """Report followers that died without a word."""
+        """Detect workers that exited without reporting an error."""
         while not self._ended.wait(0.1):
-            if failure := self._death():
+            if failure := self._worker_failure():
                 self.world.report_failure(failure)
                 return
 
-    def _death(self):
-        """Text on the first follower that has ended by its own fault, None if
-        none has."""
+    def _worker_failure(self):
+        """Describe the first worker that failed, None if none has."""
         for rank, (process, log) in enumerate(
             zip(self._processes, self._logs, strict=True), 1
         ):
@@ -143,13 +148,13 @@ class WorkerGroup:
                 return f"Rank {rank} {end}.\n{text}"
         return None
 
-    def fail(self, error):
+    def fail(self, error: BaseException):
         """End all ranks because of an error on this one.
 
         Raises
         ------
         PeerFailure
-            If another rank failed first: with its traceback.
+            If another rank failed first, with that rank's traceback.
         """
         reason = None
         if self.world.size == 1:
@@ -166,7 +171,7 @@ class WorkerGroup:
             raise PeerFailure(reason) from None
 
     def shutdown(self):
-        """End the ranks of a run that has gone well."""
+        """End the ranks of a successful run."""
         if self.world.size > 1:
             self.world.agree(True)
             for process in self._processes:
@@ -175,7 +180,7 @@ class WorkerGroup:
         self._end()
 
     @property
-    def has_ended(self):
+    def has_ended(self) -> bool:
         return self._ended.is_set()
 
     def _end(self):
@@ -185,6 +190,7 @@ class WorkerGroup:
         for process in self._processes:
             process.kill()
             process.wait()
+            assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
         for log in self._logs:
@@ -193,9 +199,12 @@ class WorkerGroup:
         torch.set_num_threads(self._num_threads)
 
 
-def on_all_ranks(method):
-    """Decorator of the methods of a solver that all ranks call. The ranks meet
-    before the first one of a run, and if one of them fails, all end."""
+def on_all_ranks(method: Callable) -> Callable:
+    """Decorate a solver's method that all ranks call.
+
+    The first one of a run starts the process group; if it fails on one rank,
+    all ranks end.
+    """
     @functools.wraps(method)
     def guarded(solver, *arguments):
         if solver.worker_group is None or solver.worker_group.has_ended:
@@ -211,8 +220,8 @@ def on_all_ranks(method):
     return guarded
 
 
-def run_worker(rank, size, port):
-    """Be a follower: train what rank 0 sends to the standard input.
+def run_worker(rank: int, size: int, port: int):
+    """Train what rank 0 sends to the standard input; a worker's main function.
 
     Parameters
     ----------
@@ -221,7 +230,7 @@ def run_worker(rank, size, port):
     port : int
         Port of rank 0's store, on this machine.
     """
-    # Ctrl-C reaches every process of a terminal: rank 0 decides what follows.
+    # Ctrl-C reaches every process of a terminal; rank 0 decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
@@ -233,7 +242,7 @@ def run_worker(rank, size, port):
     try:
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         join_world(rank, size, store)
-        # As benchopt does before it runs a solver.
+        # What benchopt does before it runs a solver.
         context.attach(objective, dataset, solver)
         objective._set_dataset(dataset)
         solver._set_objective(objective)
@@ -245,13 +254,13 @@ def run_worker(rank, size, port):
     except BaseException as error:
         print(traceback_of(error), file=sys.stderr, flush=True)
         print_problems()
-        # Python would take a while to tidy up.
+        # Skip Python's slow shutdown.
         os._exit(EXIT_PEER_FAILED if isinstance(error, PeerFailure) else 1)
 
 
 def _evaluate_if_due(objective, solver):
-    """Evaluate when rank 0 does, and return whether to go on: a follower's
-    stand-in for benchopt's callback."""
+    """Evaluate when rank 0 does and return whether to continue: a worker's
+    substitute for benchopt's callback."""
     if solver.trainer.step not in solver.evaluations:
         return True
     objective(solver.get_result())
