@@ -317,7 +317,7 @@ def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
         processes = wait_until_training(process)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
-        assert "The same command goes on from there" in output
+        assert "The same command resumes from" in output
         wait_for_end(processes)
     with benchopt(tmp_path, [solver]) as process:
         output, _ = process.communicate(timeout=200)

@@ -268,7 +268,7 @@ def test_one_of_other_code_is_refused_and_left_alone(
     capsys.readouterr()
     run(objective=EVERY_3)
     output = capsys.readouterr().out
-    assert "but of another code, device: it is not used" in output
+    assert "but with different code, device: it is kept and not" in output
     assert "Continues" not in output
     assert sorted(folder.rglob("*")) == before
 
@@ -285,7 +285,7 @@ def test_a_description_that_can_not_be_read_costs_a_warning(
     interrupt(None)
     capsys.readouterr()
     frame = run(objective=EVERY_3)
-    assert "but of something that can't be read" in capsys.readouterr().out
+    assert "but with an unreadable description" in capsys.readouterr().out
     assert measured(frame) == whole
 
 
@@ -323,7 +323,7 @@ def test_other_initial_weights_in_the_same_file_are_another_run(
     capsys.readouterr()
     run(objective=objective)
     output = capsys.readouterr().out
-    assert "but of another initial_weights: it is not used" in output
+    assert "but with different initial_weights: it is kept and not" in output
     # Nor does benchopt take the results of the ones for those of the others.
     assert joblib.hash(problem) != before
 
@@ -410,7 +410,7 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
     assert code == 1, output
     assert f"{name}: the run ends after this step, with a" in output
     assert f"Ended by {name} at step 11." in output
-    assert "The same command goes on from there" in output
+    assert "The same command resumes from" in output
     code, output = runs.run()
     assert code == 0 and "Continues from step 11" in output, output
     assert runs.rows() == unbroken

@@ -1,4 +1,4 @@
-"""Several optimizers as one, each on its own parameters."""
+"""Several optimizers as one, each with its own parameters."""
 import torch
 
 
@@ -9,9 +9,9 @@ def parts_of(optimizer):
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Optimizers that take their steps together.
+    """Optimizers that step together.
 
-    Its ``param_groups`` are the very dicts of the optimizers it holds, so a
+    ``param_groups`` holds the same dicts as the optimizers do, so a
     learning-rate schedule acts on all of them.
 
     Parameters
@@ -29,7 +29,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
     def parts(self):
         return [part for one in self.optimizers for part in parts_of(one)]
 
-    def step(self):
+    def step(self):  # type: ignore[override]
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -41,7 +41,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
             self.optimizers, state_dict["optimizers"], strict=True
         ):
             one.load_state_dict(state)
-        # Loading gives an optimizer new group dicts.
+        # Loading replaced the optimizers' group dicts.
         self.param_groups = [
             group for one in self.optimizers for group in one.param_groups
         ]

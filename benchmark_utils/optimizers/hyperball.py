@@ -2,7 +2,7 @@
 
 Wen et al., "Fantastic Pretraining Optimizers and Where to Find Them, 2.1:
 Hyperball Optimization" (2025). A matrix keeps the Frobenius norm R that it
-was initialised with: W <- R n(W - lr R n(u)), where u is the update of the
+had at initialisation: W <- R n(W - lr R n(u)), where u is the update of the
 other optimizer and n(x) = x / ||x||. There is no weight decay: the learning
 rate is the angle of a step, in radians.
 """
@@ -10,9 +10,7 @@ import torch
 
 
 class Hyperball(torch.optim.Optimizer):
-    """Turn any optimizer into its hyperball variant.
-
-    Its ``param_groups`` are the very dicts of the optimizer it holds.
+    """The hyperball variant of any optimizer, sharing its ``param_groups``.
 
     Parameters
     ----------
@@ -23,7 +21,7 @@ class Hyperball(torch.optim.Optimizer):
     Raises
     ------
     ValueError
-        If a parameter is zero, and so has no sphere to stay on.
+        If a parameter is zero: it has no sphere to stay on.
     """
 
     def __init__(self, base):
@@ -50,8 +48,8 @@ class Hyperball(torch.optim.Optimizer):
             [(p, p.clone()) for p in group["params"] if p.grad is not None]
             for group in self.param_groups
         ]
-        # The length of the update is divided out; at this learning rate its
-        # difference from the weights loses no precision.
+        # The update is normalised below. A learning rate of 1 keeps the
+        # precision of its difference from the weights.
         for group in self.param_groups:
             group["lr"] = 1.0
         try:
@@ -73,5 +71,5 @@ class Hyperball(torch.optim.Optimizer):
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict["radii"])
         self.base.load_state_dict(state_dict["base"])
-        # Loading gives an optimizer new group dicts.
+        # Loading replaced the base's group dicts.
         self.param_groups = self.base.param_groups

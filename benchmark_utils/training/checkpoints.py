@@ -1,11 +1,9 @@
-"""Checkpoints: nested states on disk, complete or not there at all.
+"""Atomic checkpoints of nested state.
 
 A checkpoint is a folder of three files: ``tensors.safetensors``,
-``state.json`` (the nesting, and whatever is no tensor) and ``SHA256SUMS`` of
-both, as ``sha256sum -c`` reads it. It is written under another name, forced
-to the disk, and renamed. Reading one runs no code that is in it.
-
-Here are files only: what a state means is its owner's business.
+``state.json`` (the nesting and all other values) and ``SHA256SUMS`` of both,
+for ``sha256sum -c``. It is written under a temporary name, synced to disk and
+renamed. Reading a checkpoint runs no code.
 """
 import contextlib
 import hashlib
@@ -16,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 KEPT = 2
 PREFIX = "step_"
 UNFINISHED = "unfinished-"
-# What a killed process left unfinished is nobody's after this many seconds.
+# Age after which an unfinished checkpoint is left over from a killed process.
 UNFINISHED_SECONDS = 3600
 DTYPES = {
     str(value).removeprefix("torch."): value
@@ -33,48 +32,44 @@ DTYPES = {
 }
 
 
-def save(folder, step, state):
+def save(folder: str | Path, step: int, state: Any) -> Path:
     """Write a checkpoint, and remove all but the last two of its folder.
 
     Parameters
     ----------
-    folder : Path
-        Made if it isn't there.
+    folder : str or Path
+        Created if it does not exist.
     step : int
-        Number of the step, which names the checkpoint.
+        Number in the checkpoint's name.
     state : nested dict, list and tuple
         Nesting of tensors (on any device), NumPy arrays, dtypes of torch,
         numbers, strings, booleans and None.
 
-    Returns
-    -------
-    path : Path
-
     Raises
     ------
     OSError
-        If it can't be written; then nothing is left of it.
+        If writing fails; no partial checkpoint is left.
     TypeError
-        If the state holds anything else.
+        If the state holds a value of another type.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
     try:
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         packed = _pack(state, tensors)
         try:
             save_file(tensors, unfinished / "tensors.safetensors")
         except SafetensorError as error:
-            # That is how it reports a full disk.
+            # safetensors reports a full disk like this.
             raise OSError(str(error)) from error
         (unfinished / "state.json").write_text(json.dumps(packed, indent=1))
         (unfinished / "SHA256SUMS").write_text(_sums(unfinished))
         for path in [*unfinished.iterdir(), unfinished]:
             _force_to_disk(path)
         path = folder / f"{PREFIX}{step:09d}"
-        # One that is there already is damaged, or of a run that was not to be
-        # resumed, or another process of the same run has written it.
+        # An existing checkpoint of this step is damaged, or of a run with
+        # resume=False, or was written by another process of the same run.
         with contextlib.suppress(FileNotFoundError):
             path.rename(unfinished / "replaced")
         unfinished.rename(path)
@@ -86,13 +81,13 @@ def save(folder, step, state):
     return path
 
 
-def load(path):
-    """Read a checkpoint; its tensors are on the CPU.
+def load(path: str | Path) -> Any:
+    """Read a checkpoint's state, with all tensors on the CPU.
 
     Raises
     ------
     ValueError
-        If it is not what was written.
+        If the checkpoint is damaged or unreadable.
     """
     path = Path(path)
     try:
@@ -100,8 +95,8 @@ def load(path):
         if written != _sums(path):
             raise ValueError(f"{path} is damaged.")
         mapped = load_file(path / "tensors.safetensors")
-        # Copies, because a file in use can't be removed on Windows, and
-        # leaves a remnant on a network file system.
+        # Copies, because a mapped file can't be removed on Windows, and leaves
+        # a remnant on a network file system.
         tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         packed = json.loads((path / "state.json").read_text())
         return _unpack(packed, tensors)
@@ -111,31 +106,31 @@ def load(path):
         raise ValueError(f"{path} can't be read: {error}") from error
 
 
-def newest_first(folder):
-    """Paths of the checkpoints in a folder; none if there is no folder.
+def newest_first(folder: str | Path) -> list[Path]:
+    """List the checkpoints in a folder, which may be missing.
 
-    By the time when they were written: one that is not to be used, or is
-    damaged, can be of a later step than those written after it.
+    The order is by time of writing, because a damaged or unused checkpoint can
+    be of a later step than a newer one.
     """
     def written(path):
         try:
             return path.stat().st_mtime_ns, path.name
         except OSError:
-            # Another process of the same run has removed it.
+            # Removed by another process of the same run.
             return 0, path.name
 
     return sorted(Path(folder).glob(f"{PREFIX}*"), key=written, reverse=True)
 
 
-def size(state):
-    """Bytes of the tensors in a state."""
-    tensors = {}
+def size(state: Any) -> int:
+    """Count the bytes of the tensors in a state."""
+    tensors: dict[str, torch.Tensor] = {}
     _pack(state, tensors, copy=False)
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _prune(folder):
-    """Best effort: another process of the same run does the same."""
+    # Best effort: another process of the same run does the same.
     for path in newest_first(folder)[KEPT:]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f"{UNFINISHED}*"):
@@ -148,10 +143,10 @@ def _prune(folder):
 
 
 def _pack(value, tensors, copy=True):
-    """Return what JSON can hold of a state, and put its tensors into a dict.
+    """Convert a state to JSON values, and collect its tensors in a dict.
 
-    A dict can have other keys than strings, and a tuple is no list: each
-    becomes a JSON object with one key, its kind.
+    Dicts and tuples become JSON objects with their kind as the only key: JSON
+    has only string keys and no tuples.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -159,7 +154,7 @@ def _pack(value, tensors, copy=True):
         name = str(len(tensors))
         value = value.detach()
         if copy:
-            # The file has no two tensors that share memory.
+            # safetensors refuses tensors that share memory.
             value = value.cpu().clone(memory_format=torch.contiguous_format)
         tensors[name] = value
         return {"tensor": name}
@@ -201,7 +196,7 @@ def _unpack(value, tensors):
 
 
 def _sums(folder):
-    """The lines of SHA256SUMS."""
+    """Compute the content of SHA256SUMS."""
     return "".join(
         f"{_sha256(folder / name)}  {name}\n"
         for name in ("tensors.safetensors", "state.json")
@@ -218,10 +213,10 @@ def _sha256(path):
 
 def _force_to_disk(path):
     is_folder = path.is_dir()
-    # Windows can't open a folder, and needs no such thing for a name.
+    # Windows can't open a folder, and renames without a sync.
     if is_folder and sys.platform == "win32":
         return
-    # Windows forces only what can be written; folders are never opened so.
+    # Windows syncs only files opened for writing; a folder can't be.
     descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(descriptor)

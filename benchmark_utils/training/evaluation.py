@@ -3,30 +3,32 @@ import math
 
 import torch
 
-from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.distributed.world import ALONE, World
 from benchmark_utils.hardware.device import KINDS, autocast
 
 
 @torch.no_grad()
-def evaluate(model, loader, dtype=torch.float32, world=ALONE):
-    """Mean loss over the first batch of a loader, all validation rows.
+def evaluate(model: torch.nn.Module, loader,
+             dtype: torch.dtype = torch.float32,
+             world: World = ALONE) -> float:
+    """Compute the mean loss over all validation rows.
 
     Parameters
     ----------
     model : nn.Module
         ``model(inputs, targets)`` is the mean loss, a float32 scalar tensor.
     loader : BatchLoader
-        One step of it is the validation set.
+        Its first batch is the validation set.
     dtype : torch.dtype
         Precision of matrix products: float32, or bfloat16 by autocast.
     world : World
-        The ranks that share the rows; all of them have the whole loader.
+        The ranks that share the rows; each has the whole loader.
 
     Returns
     -------
     loss : float
-        In nats per token, summed in float64, in the order of the rows
-        whatever the number of ranks.
+        Nats per token, summed in float64 in the order of the rows for any
+        number of ranks.
     """
     device = next(model.parameters()).device
     (inputs, targets), = loader.batches(device, stop_step=1)
@@ -36,7 +38,7 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     micro_batches = list(zip(
         inputs.split(size), targets.split(size), strict=True
     ))
-    # Summed on the processor: not every device knows float64.
+    # The sum is on the CPU because not every device has float64.
     losses = torch.zeros(len(micro_batches), device=device)
     for index in range(world.rank, len(micro_batches), world.size):
         micro_inputs, micro_targets = micro_batches[index]
@@ -48,19 +50,20 @@ def evaluate(model, loader, dtype=torch.float32, world=ALONE):
     ) / len(inputs)
 
 
-def finite_or_inf(loss):
-    """A loss as results have it: infinite where it is not finite, because a
-    curve with a NaN has its points misplaced in pictures."""
+def finite_or_inf(loss: float) -> float:
+    """Replace NaN and -inf by inf: a NaN would misplace the points of a
+    plotted curve."""
     return loss if math.isfinite(loss) else math.inf
 
 
-def evaluation_rows(num_rows, sequence_length, device, world_size=1):
-    """Rows that go through a model at once in an evaluation.
+def evaluation_rows(num_rows: int, sequence_length: int,
+                    device: torch.device, world_size: int = 1) -> int:
+    """Choose the rows per forward pass of an evaluation.
 
-    Without gradients they need little memory, so that their number depends on
-    the kind of device alone, never on what is free; or on the number of ranks
-    where there would be nothing to do for some. It is a divisor of the rows
-    where one is near: a rest would be compiled anew.
+    Without gradients, rows need little memory, so the number depends on the
+    kind of device and never on free memory; it is lower if some ranks would
+    have no rows. A near divisor of all rows is preferred: a smaller last
+    micro-batch would be compiled again.
     """
     tokens = KINDS[device.type].evaluation_tokens
     most = max(1, min(tokens // sequence_length, num_rows // world_size))

@@ -1,16 +1,17 @@
-"""Learning-rate schedules, and the steps at which a run is evaluated."""
+"""Learning-rate schedules and evaluation steps."""
 import math
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Steps between evaluations in modded-nanogpt's optimization track.
 EVAL_EVERY = 125
-# The share of a run's work that evaluations take, unless more is asked for.
+# Upper bound of the share of work that evaluations take by default.
 MAX_EVALUATION_SHARE = 0.1
 
 
-def learning_rate_factor(step, num_steps, warmup_steps=0,
-                         schedule="constant", cooldown=1.0):
-    """Factor of the peak learning rate for one optimizer step.
+def learning_rate_factor(step: int, num_steps: int, warmup_steps: int = 0,
+                         schedule: str = "constant",
+                         cooldown: float = 1.0) -> float:
+    """Compute the factor of the peak learning rate for one step.
 
     Linear warm-up, (s + 1) / warmup_steps for the s-th step, then constant,
     then a cool-down that would reach zero at ``num_steps``. With
@@ -21,8 +22,8 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     Parameters
     ----------
     step : int
-        Steps done before this one, in [0, num_steps]. After the last one, the
-        factor is the cool-down's end, or 1 where nothing is left for it.
+        Steps done before this one, in [0, num_steps]. After the last step,
+        the factor is the cool-down's end, or 1 without a cool-down.
     num_steps : int
         The horizon.
     warmup_steps : int
@@ -31,7 +32,7 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
         The shape of the cool-down.
     cooldown : float in [0, 1]
         Share of the horizon that the cool-down takes; 0 for none. It never
-        starts before the warm-up has ended.
+        starts before the end of the warm-up.
 
     Returns
     -------
@@ -48,16 +49,12 @@ def learning_rate_factor(step, num_steps, warmup_steps=0,
     return 0.5 * (1 - math.cos(math.pi * remaining))
 
 
-def evaluation_steps(num_steps, eval_every):
-    """The steps after which a run is evaluated.
+def evaluation_steps(num_steps: int, eval_every: int) -> list[int]:
+    """List the steps after which a run is evaluated, from 0 to ``num_steps``.
 
-    Every ``eval_every`` steps, five times as often in the last tenth of the
-    horizon, where a method whose horizon is tuned crosses the target, and at
-    both ends.
-
-    Returns
-    -------
-    steps : list of int, increasing, from 0 to num_steps
+    Evaluations are ``eval_every`` steps apart, and five times as dense in the
+    last tenth of the horizon, where a method with a tuned horizon crosses the
+    target.
     """
     fine = max(1, eval_every // 5)
     start = num_steps - num_steps // 10
@@ -68,52 +65,44 @@ def evaluation_steps(num_steps, eval_every):
     })
 
 
-def evaluation_share(num_steps, eval_every, evaluation_cost):
-    """The share of a run's work that its evaluations are.
+def evaluation_share(
+    num_steps: int, eval_every: int, evaluation_cost: float
+) -> float:
+    """Compute the share of a run's work that evaluations take.
 
-    Parameters
-    ----------
-    num_steps, eval_every : int
-    evaluation_cost : float
-        Work of one evaluation, in training steps.
-
-    Returns
-    -------
-    share : float in (0, 1)
+    ``evaluation_cost`` is the work of one evaluation, in training steps.
     """
     work = evaluation_cost * len(evaluation_steps(num_steps, eval_every))
     return work / (work + num_steps)
 
 
-def choose_eval_every(eval_every, num_steps, evaluation_cost):
-    """Decide how many steps lie between evaluations.
+def choose_eval_every(
+    eval_every: int | str, num_steps: int, evaluation_cost: float
+) -> int:
+    """Choose the number of steps between evaluations.
 
     Parameters
     ----------
     eval_every : int or "auto"
-        "auto" is 125, doubled until evaluations are at most a tenth of the
-        work, or until there are none but those at both ends.
+        "auto" is 125, doubled until evaluations take at most a tenth of the
+        work, or until only those at both ends are left.
     num_steps : int
     evaluation_cost : float
         Work of one evaluation, in training steps.
 
-    Returns
-    -------
-    eval_every : int
-
     Raises
     ------
     ValueError
-        If it is neither "auto" nor an int of at least 1.
+        If ``eval_every`` is neither "auto" nor an int of at least 1.
     """
     if eval_every == "auto":
-        eval_every = EVAL_EVERY
-        while len(evaluation_steps(num_steps, eval_every)) > 2 and (
-            evaluation_share(num_steps, eval_every, evaluation_cost)
+        chosen = EVAL_EVERY
+        while len(evaluation_steps(num_steps, chosen)) > 2 and (
+            evaluation_share(num_steps, chosen, evaluation_cost)
             > MAX_EVALUATION_SHARE
         ):
-            eval_every *= 2
-        return eval_every
+            chosen *= 2
+        return chosen
     if type(eval_every) is not int or eval_every < 1:
         raise ValueError(
             f"eval_every={eval_every!r} must be a number of steps, at least "

@@ -1,7 +1,7 @@
-"""Signals that end a command in order, and Slurm jobs that start again.
+"""Deferred handling of signals, and requeueing of Slurm jobs.
 
-A signal that is taken is noted, and whoever trains asks for it between two
-steps (``pending``).
+An installed handler only records its signal; the training loop checks for it
+between two steps (``pending``).
 """
 import contextlib
 import functools
@@ -9,32 +9,37 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from benchmark_utils.console.progress import log
 
 
-def _there_are(*names):
-    """Windows doesn't have all of them."""
+def _existing(*names):
+    # Windows does not have all of them.
     return [
         getattr(signal, name) for name in names if hasattr(signal, name)
     ]
 
 
-# Ctrl-C, kill, and a terminal that is closed.
-ENDING = _there_are("SIGINT", "SIGTERM", "SIGHUP")
-# What Slurm can be asked to send ahead of a time limit.
-EARLY = _there_are("SIGUSR1", "SIGUSR2")
-# Where several come, the last in this order counts.
+# Ctrl-C, kill, and a closed terminal.
+ENDING = _existing("SIGINT", "SIGTERM", "SIGHUP")
+# Signals that Slurm can send ahead of a time limit.
+EARLY = _existing("SIGUSR1", "SIGUSR2")
+# Of several signals, the last in this order counts.
 ALL = ENDING + EARLY
 
-_pending = None
-# What Python does on those that are taken, otherwise.
-_displaced = {}
+_pending: signal.Signals | None = None
+# The replaced handlers of installed signals.
+_displaced: dict[int, Any] = {}
 
 
-def install(numbers):
-    """Have signals noted from now on; but not one that is ignored, as
-    ``nohup`` has it, and none outside of a process's main thread."""
+def install(numbers: Iterable[int]):
+    """Record these signals from now on.
+
+    Ignored signals (``nohup`` ignores SIGHUP) stay ignored, and outside of
+    the main thread nothing is installed.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in set(numbers) - _displaced.keys():
@@ -42,33 +47,33 @@ def install(numbers):
             _displaced[number] = signal.signal(number, _on_signal)
 
 
-def restore(numbers):
-    """Let signals have their usual effect again."""
+def restore(numbers: Iterable[int]):
+    """Restore the previous handlers of signals."""
     for number in _displaced.keys() & set(numbers):
         signal.signal(number, _displaced.pop(number))
 
 
-def pending():
-    """The signal that came, None if none did."""
+def pending() -> signal.Signals | None:
+    """Return the recorded signal, None if there is none."""
     return _pending
 
 
 def clear():
-    """Be as if no signal had come."""
+    """Forget the recorded signal."""
     global _pending
     _pending = None
 
 
 def _on_signal(number, frame):
     global _pending
-    # A second one ends the command at once. An early one doesn't: it may come
-    # after another, which Slurm sends before or because of it.
+    # A second signal ends the command at once, unless it is an early one:
+    # Slurm may send another before it or because of it.
     restore(ENDING)
     number = signal.Signals(number)
     if _pending and ALL.index(number) <= ALL.index(_pending):
         return
     _pending = number
-    # Not printed: a signal may come in the middle of a print.
+    # Not with print, which the signal may have interrupted.
     with contextlib.suppress(OSError):
         os.write(1, (
             f"\n{number.name}: the run ends after this step, with a "
@@ -77,51 +82,44 @@ def _on_signal(number, frame):
         ).encode())
 
 
-def requeue(number):
-    """Have Slurm queue the job of this process again, after an early signal.
+def requeue(number: signal.Signals) -> bool:
+    """Requeue this process's Slurm job after an early signal.
 
-    If submitit started the job, its own handler of the signal does it: it
-    submits what the job's function says in ``checkpoint`` (submitit's
-    docs/checkpointing.md). benchopt's function doesn't have that, and gets it
-    here: the same work again, which finds its checkpoint. The submission is a
-    private part of submitit's handler.
+    submitit's own signal handler requeues the jobs that submitit started: it
+    submits what the ``checkpoint`` of the job's function returns (submitit's
+    docs/checkpointing.md). benchopt's function has no ``checkpoint``; here it
+    gets one, which repeats the same work. ``_delayed`` of the handler is
+    private.
 
-    Parameters
-    ----------
-    number : signal.Signals
-
-    Returns
-    -------
-    is_queued : bool
-        False outside of Slurm, and where queuing fails, with a warning.
+    Returns False outside of Slurm, and, with a warning, if queueing fails.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job or number not in EARLY:
         return False
-    handler = _displaced.get(number)
+    handler: Any = _displaced.get(number)
     submission = getattr(getattr(handler, "__self__", None), "_delayed", None)
-    ways = [functools.partial(
+    ways: list[Callable] = [functools.partial(
         subprocess.run, ["scontrol", "requeue", job], check=True, timeout=60
     )]
     if submission is not None:
         submission.function.checkpoint = functools.partial(
-            type(submission), submission.function
+            submission.__class__, submission.function
         )
-        # submitit counts down limits of time, from three. They don't count
-        # here, because what was done in each is kept.
+        # submitit gives up after three time limits. Here there is no such
+        # limit, because each run until a time limit makes progress.
         submission._timeout_countdown = 1
-        # It can't deal with limits that are text, such as "4:00:00".
+        # This fails for time limits that are text, such as "4:00:00".
         ways.insert(0, functools.partial(handler, number, None))
     for way in ways:
         try:
             way()
             return True
         except SystemExit:
-            # The last thing that submitit's handler does.
+            # submitit's handler ends with an exit.
             return True
         except Exception as error:
             if getattr(error, "returncode", None) == -signal.SIGTERM:
-                # Slurm ends all processes of the job, scontrol among them.
+                # Slurm ends all processes of the job, even scontrol.
                 return True
             failure = error
     log(f"WARNING: Slurm has not queued the job again: {failure}")

@@ -4,11 +4,13 @@
     trainer.train(100)
 
 One step is a forward and a backward pass per micro-batch, gradient clipping,
-and one update. Nothing here knows benchopt, clocks or files: see
-docs/trainer.rst for a training run in a notebook.
+and one update. The Trainer uses neither benchopt nor clocks nor files:
+docs/trainer.rst has a training run in a notebook.
 """
 import contextlib
 import random
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from benchmark_utils.distributed.data_parallel import (
     GradientAllReduce,
     ShardedUpdates,
 )
-from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.distributed.world import ALONE, World
 from benchmark_utils.hardware.device import KINDS, autocast
 from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
 
@@ -32,22 +34,23 @@ class Trainer:
         ``model(inputs, targets)`` is the mean loss, a float32 scalar tensor.
     optimizer : torch.optim.Optimizer
         At peak learning rate, with every parameter of the model in exactly
-        one group. One with ``eval`` and ``train`` (as Schedule-free's) writes
-        other weights into the model for evaluations.
-    loader : BatchLoader
+        one group. ``eval`` and ``train``, if it has them (as Schedule-free
+        does), write the weights for evaluation and training into the model.
+    loader : BatchLoader or None
+        Source of ``batches``; None if only ``train_step`` is called.
     schedule : function of int, returns float
         Factor of the peak learning rate, by the number of steps done.
     max_grad_norm : float
-        Gradients are clipped to this global norm; 0 is off.
+        Global norm to clip gradients to; 0 for no clipping.
     micro_batch_size : int or None
-        Rows that go through the model at once; None is all of a batch.
+        Rows per forward pass; None for the whole batch.
     dtype : torch.dtype
         Precision of matrix products: float32, or bfloat16 by autocast.
     world : World
-        The ranks that train this model together, connected; each has a
-        Trainer of its own, with its rows of every batch.
+        The connected ranks that train this model, each with its own Trainer
+        and its rows of every batch.
     sharded_updates : ShardedUpdates or None
-        Matrices that each rank updates its share of; None is no sharing.
+        Division of the updates among the ranks; None if each does all.
 
     Attributes
     ----------
@@ -57,15 +60,21 @@ class Trainer:
     Raises
     ------
     ValueError
-        If the optimizer can't be used, or doesn't hold every parameter once.
+        If the optimizer can't be used, or does not hold every parameter once.
     """
 
-    def __init__(self, model, optimizer, loader, schedule, *,
-                 max_grad_norm=0.0, micro_batch_size=None,
-                 dtype=torch.float32, world=ALONE, sharded_updates=None):
+    def __init__(self, model: torch.nn.Module,
+                 optimizer: torch.optim.Optimizer, loader,
+                 schedule: Callable[[int], float], *,
+                 max_grad_norm: float = 0.0,
+                 micro_batch_size: int | None = None,
+                 dtype: torch.dtype = torch.float32, world: World = ALONE,
+                 sharded_updates: ShardedUpdates | None = None):
         check_optimizer(optimizer)
         check_coverage(optimizer, model)
-        self.model, self.optimizer = model, optimizer
+        # Without types because ``close`` sets both to None.
+        self.model: Any = model
+        self.optimizer: Any = optimizer
         self.loader, self.schedule = loader, schedule
         self.max_grad_norm = max_grad_norm
         self.micro_batch_size = micro_batch_size
@@ -83,23 +92,22 @@ class Trainer:
         self._loss_count = 0
 
     @property
-    def learning_rate(self):
-        """Learning rate of the last step, in the first group; 0 before the
-        first step."""
+    def learning_rate(self) -> float:
+        """The first group's learning rate in the last step; 0 before any."""
         return self.optimizer.param_groups[0]["lr"] if self.step else 0.0
 
-    def train(self, stop_step):
+    def train(self, stop_step: int):
         """Train until ``stop_step`` steps are done."""
         with contextlib.closing(self.batches(stop_step)) as batches:
             for inputs, targets in batches:
                 self.train_step(inputs, targets)
 
-    def batches(self, stop_step):
-        """Batches of the steps that are left until ``stop_step``."""
+    def batches(self, stop_step: int) -> Generator:
+        """Return the batches of the remaining steps until ``stop_step``."""
         return self.loader.batches(self.device, self.step, stop_step)
 
-    def train_step(self, inputs, targets):
-        """Do one update. It never waits for the device.
+    def train_step(self, inputs: torch.Tensor, targets: torch.Tensor):
+        """Do one update without waiting for the device.
 
         Parameters
         ----------
@@ -118,9 +126,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def accumulate_gradients(self, inputs, targets):
-        """Add the gradients of a batch's mean loss to the parameters' own,
-        and average them over the ranks.
+    def accumulate_gradients(
+        self, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Add the gradients of a batch's mean loss to the parameters'
+        gradients, and average them over the ranks.
 
         Returns the mean loss of this rank's rows, a float32 scalar tensor on
         the device.
@@ -133,7 +143,7 @@ class Trainer:
         for index, (micro_inputs, micro_targets) in enumerate(micro_batches):
             with autocast(self.device, self.dtype):
                 loss = self.model(micro_inputs, micro_targets)
-            # Its share of the mean over the batch.
+            # The micro-batch's share of the mean over the batch.
             loss = loss * (len(micro_inputs) / len(inputs))
             if index == len(micro_batches) - 1:
                 self._all_reduce.begin_last_backward()
@@ -142,9 +152,9 @@ class Trainer:
         self._all_reduce.wait_for_gradients()
         return batch_loss
 
-    def pop_train_loss(self):
-        """Mean training loss of the steps since the last call, over all ranks,
-        a float; None if there was no step. This waits for the device."""
+    def pop_train_loss(self) -> float | None:
+        """Return the mean training loss since the last call, over all ranks;
+        None if there was no step. This waits for the device."""
         if not self._loss_count:
             return None
         mean = self.world.mean(self._loss_sum.item()) / self._loss_count
@@ -153,11 +163,11 @@ class Trainer:
         return mean
 
     @contextlib.contextmanager
-    def eval_weights(self):
-        """Context: the model with the weights to evaluate.
+    def eval_weights(self) -> Iterator[torch.nn.Module]:
+        """Yield the model with the weights to evaluate, as a context.
 
-        These are the weights in training, unless the optimizer has others.
-        Training goes on afterwards as if nothing had happened, to the bit.
+        These are the training weights, unless the optimizer has others.
+        Training continues afterwards from its own weights, to the bit.
         """
         if not hasattr(self.optimizer, "eval"):
             yield self.model
@@ -172,13 +182,12 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_copy_(parameters, training_weights)
 
-    def state_dict(self):
-        """All that a run depends on, as nested dicts and lists, on rank 0: all
-        ranks have to call this.
+    def state_dict(self) -> dict:
+        """Return all that a run depends on, as nested dicts and lists.
 
-        It is the same whatever the number of ranks. The learning rate and the
-        position in the data follow from the step. The random generators are
-        those of the process.
+        All ranks must call this; rank 0's result is complete, and the same
+        for any number of ranks. The learning rate and the position in the
+        data follow from the step. The random generators are the process's.
         """
         return {
             "step": self.step,
@@ -191,9 +200,9 @@ class Trainer:
             "generators": generator_states(self.device),
         }
 
-    def load_state_dict(self, state):
-        """Continue from a state of ``state_dict``, of the same model and
-        optimizer: what follows is equal to the bit on a CPU."""
+    def load_state_dict(self, state: dict):
+        """Continue from the ``state_dict`` of a Trainer with the same model
+        and optimizer; to the bit on a CPU."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._sharded.drop_foreign_state(self.optimizer)
@@ -207,41 +216,42 @@ class Trainer:
         self.model = self.optimizer = None
 
 
-def seed_generators(seed):
-    """Seed torch's, NumPy's and Python's random generators, for optimizers
-    that draw from whichever."""
+def seed_generators(seed: int):
+    """Seed the random generators of torch, NumPy and Python: an optimizer may
+    draw from any of them."""
     for seed_one in (torch.manual_seed, np.random.seed, random.seed):
         seed_one(seed)
 
 
-def generator_states(device):
-    """States of the random generators of torch, NumPy, Python and the device:
-    a dict, for ``set_generator_states``."""
+def generator_states(device: torch.device) -> dict:
+    """Return the states of the random generators of torch, NumPy, Python and
+    the device, for ``set_generator_states``."""
+    get_device_state = KINDS[device.type].get_rng_state
     states = {
         "torch": torch.get_rng_state(),
         "numpy": list(np.random.get_state()),
         "python": random.getstate(),
     }
-    if KINDS[device.type].get_rng_state:
-        states["device"] = KINDS[device.type].get_rng_state(device)
+    if get_device_state:
+        states["device"] = get_device_state(device)
     return states
 
 
-def set_generator_states(device, states):
-    """Let all random generators go on from ``generator_states`` of a device
-    of the same kind."""
+def set_generator_states(device: torch.device, states: dict):
+    """Restore ``generator_states`` of a device of the same kind."""
+    set_device_state = KINDS[device.type].set_rng_state
     torch.set_rng_state(states["torch"])
     np.random.set_state(tuple(states["numpy"]))
     random.setstate(states["python"])
-    if KINDS[device.type].set_rng_state:
-        KINDS[device.type].set_rng_state(states["device"], device)
+    if set_device_state:
+        set_device_state(states["device"], device)
 
 
 @torch.no_grad()
-def parameter_sums(model):
-    """The sum of each parameter, a float32 tensor [number of parameters].
+def parameter_sums(model: torch.nn.Module) -> torch.Tensor:
+    """Sum each parameter: a float32 tensor [number of parameters].
 
-    Where these are the same, no weight has moved. Norms would not tell: some
-    methods keep them.
+    Equal sums mean that no weight has moved. Norms would not do: some methods
+    keep them constant.
     """
     return torch.stack([p.float().sum() for p in model.parameters()])
