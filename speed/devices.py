@@ -1,13 +1,13 @@
-"""How fast several devices train one model: tokens per second for 1, 2, 4, ...
+"""Scaling over devices: tokens per second for 1, 2, 4, ... devices.
 
     python -m speed.training --num-devices 8 --micro-batch 32 --compiled
 
-Every number of devices trains on the same batch, one micro-batch of rows for
-each of the most devices. Each process has the same number of threads. A turn
-is a step of the ranks together, and then a step of each of them "apart": all
-at the same time, with nothing sent. Processes that do not talk share no more
-than the machine, and what they reach of linear is the bound for those that do.
-The median of the slowest rank counts.
+Every number of devices trains on the same batch, which has one micro-batch per
+device of the largest number. Each process has the same number of threads. A
+turn is a step of all ranks together, then one "apart": simultaneous, but
+without communication. Ranks apart share only the machine, so their share of
+linear scaling bounds that of communicating ranks. Times are the slowest
+rank's medians.
 """
 import json
 import multiprocessing
@@ -30,14 +30,14 @@ from speed.variants import VOCAB_SIZE, build
 
 
 def sizes(most):
-    """1, 2, 4, ... up to the most."""
+    """List 1, 2, 4, ... and the most."""
     powers = [2**n for n in range(most.bit_length()) if 2**n < most]
     return [*powers, most]
 
 
 def work(results, rank, size, port, options):
-    """Be a rank: put its seconds per step into the queue, together and apart,
-    and the processor's seconds of each."""
+    """Train as one rank, and put its seconds and CPU seconds per step,
+    together and apart, into the queue."""
     torch.set_num_threads(options["num_threads"])
     keep_freed_memory()
     if torch.cuda.is_available():
@@ -94,7 +94,7 @@ def free_port():
 
 
 def measure(most, options):
-    """One row of the table per number of devices, as dictionaries."""
+    """Return a dict of measurements for each number of devices."""
     context = multiprocessing.get_context("spawn")
     table = []
     for size in sizes(most):
@@ -125,7 +125,7 @@ def measure(most, options):
 
 
 def collect(results, processes):
-    """What each process puts into a queue, once all have ended."""
+    """Return what each process puts into a queue, once all have ended."""
     reports = []
     while len(reports) < len(processes):
         try:
@@ -134,14 +134,14 @@ def collect(results, processes):
             if any(process.exitcode for process in processes):
                 for process in processes:
                     process.kill()
-                raise SystemExit("A process died; see above.") from None
+                raise SystemExit("A process failed; see above.") from None
     for process in processes:
         process.join()
     return reports
 
 
 def serve(results, rank, size, port, options):
-    """Rank 0, where the ranks meet."""
+    """Train as rank 0, which has the store of all ranks."""
     store = dist.TCPStore(
         "127.0.0.1", port, is_master=True, wait_for_workers=False
     )
@@ -161,18 +161,18 @@ def print_table(title, table):
             f"{row['share_of_communication']:15.0%}{row['cpu_seconds']:12.3f}"
         )
         if size > 1:
-            rate = row["tokens_per_second"] * (
+            pace = row["tokens_per_second"] * (
                 row["seconds"] / row["seconds_apart"]
             )
             print(
-                f"{f'{size} apart':>15}{row['seconds_apart']:9.3f}{rate:11.0f}"
+                f"{f'{size} apart':>15}{row['seconds_apart']:9.3f}{pace:11.0f}"
                 f"{row['share_of_linear_apart']:11.0%}"
                 f"{'':15}{row['cpu_seconds_apart']:12.3f}"
             )
 
 
 def report(arguments, shape):
-    """Measure and print what the command line of speed.training asks for."""
+    """Measure and print the table for speed.training's command line."""
     rows = arguments.micro_batch[-1]
     batch_size = rows * arguments.num_devices
     table = measure(arguments.num_devices, {

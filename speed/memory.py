@@ -1,18 +1,17 @@
-"""The memory that a GPU needs, computed without one.
+"""GPU memory of training and evaluation, computed without a GPU.
 
     python -m speed.memory
     python -m speed.memory --dtype bfloat16 --micro-batch 8 --json
 
-A training step and an evaluation of the model are run with the benchmark's own
-Trainer on a device that does not exist (speed/fake_cuda/device.py), which
-counts every tensor as torch's allocator would. This is the peak that a run
-records as objective_peak_memory_mib. A process needs more than its tensors:
-CONTEXT is left for CUDA's own context and what the allocator loses to
-fragments, an estimate. Eager; a compiled step needs less, as its parts are
-fused.
+The benchmark's Trainer runs a training step, and the model an evaluation, on a
+fake device (speed/fake_cuda/device.py) that counts tensors as torch's
+allocator does. The result is the peak that a run records as
+objective_peak_memory_mib. A process needs more: CONTEXT is an estimate for
+CUDA's context and fragmentation. Steps are eager; a compiled step needs less,
+because its operations are fused.
 
-The last lines say which micro-batch fits into which card. Needs Linux and g++,
-and takes about a minute.
+The last lines list the micro-batches that fit into common cards. Needs Linux
+and g++, and takes about a minute.
 """
 # Before torch.
 from speed.fake_cuda.device import FakeCUDA  # isort: skip
@@ -37,9 +36,9 @@ from benchmark_utils.training.trainer import Trainer
 VOCAB_SIZE = 50257
 CUDA = torch.device("cuda")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# GiB of the cards that people have.
+# GiB of common cards.
 CARDS = (8, 12, 16, 24, 40, 80)
-# GiB that a process takes beside its tensors.
+# GiB that a process needs in addition to its tensors.
 CONTEXT = 1.0
 # Rows of a step at full size.
 BATCH_SIZE = 512
@@ -48,21 +47,16 @@ VALIDATION_ROWS = 10_240
 
 
 def peaks(shape, rows, dtype):
-    """Memory at most, in bytes, of a training step and of an evaluation.
+    """Return the peak memory of a training step and an evaluation, in bytes.
 
     Parameters
     ----------
     shape : dict
         Arguments of ``make_model``.
     rows : int
-        Rows of ``context_length`` tokens that go through the model at once in
-        training.
+        Rows of ``context_length`` tokens per training micro-batch.
     dtype : torch.dtype
         Precision of matrix products.
-
-    Returns
-    -------
-    training, evaluation : int
     """
     length = shape["context_length"]
     with FakeCUDA():
@@ -75,8 +69,8 @@ def peaks(shape, rows, dtype):
             model, optimizer, loader=None, schedule=lambda step: 1.0,
             max_grad_norm=1.0, micro_batch_size=rows, dtype=dtype,
         )
-        # Of two micro-batches: from the second on, gradients are there. Of
-        # two steps: from the second on, AdamW's state is.
+        # The second micro-batch has gradients in memory, and the second step
+        # AdamW's state.
         for _ in range(2):
             trainer.train_step(*some_tokens(2 * rows, length))
         training = peak_memory(CUDA)
@@ -93,8 +87,7 @@ def some_tokens(rows, length):
 
 
 def chosen_rows(shape, free):
-    """The micro-batch that a run chooses by itself, by free memory in bytes.
-    """
+    """Return the micro-batch that a run chooses, given free bytes."""
     with FakeCUDA(total_memory=int(free)):
         model = make_model(vocab_size=VOCAB_SIZE, **shape)
         return choose_micro_batch(BATCH_SIZE, max_micro_batch(
@@ -103,7 +96,7 @@ def chosen_rows(shape, free):
 
 
 def card_lines(shape, dtype, measured):
-    """What a run does with each card, one line of text each."""
+    """Yield a line of text on each card."""
     for card in CARDS:
         free = (card - CONTEXT) * 2**30
         fitting = [rows for rows, peak in measured.items() if max(peak) < free]
@@ -128,12 +121,12 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument(
         "--micro-batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32],
-        help="rows that go through the model at once",
+        help="rows per forward pass",
     )
     parser.add_argument(
         "--dtype", nargs="+", choices=DTYPES, default=list(DTYPES)
     )
-    parser.add_argument("--json", action="store_true", help="numbers alone")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     shape = dict(
         name=options.model, context_length=options.sequence_length,

@@ -22,10 +22,7 @@ class GradientAllReduce:
     gradient is a bucket of its own and is averaged in place; the others are
     copied into one buffer per bucket.
 
-    Parameters
-    ----------
-    parameters : iterable of nn.Parameter
-        In the order in which the model uses them.
+    ``parameters`` come in the order in which the model uses them.
     """
 
     def __init__(self, world: World, parameters: Iterable[torch.nn.Parameter]):
@@ -92,15 +89,15 @@ class GradientAllReduce:
 
 
 def orthogonalisation_cost(rows, columns):
-    """Count the multiplications of a Newton-Schulz iteration: X X^T, its
-    square, and a product with X."""
+    """Multiplications in a Newton-Schulz iteration: X X^T, its square, and a
+    product with X."""
     short, long = sorted((rows, columns))
     return short**2 * (short + 2 * long)
 
 
 def eigenbasis_cost(rows, columns):
-    """Count the multiplications for the eigenvectors of X X^T and X^T X, up
-    to a factor."""
+    """Multiplications, up to a factor, for the eigenvectors of X X^T and
+    X^T X."""
     return rows**3 + columns**3
 
 

@@ -86,9 +86,9 @@ def choose_world(
     Parameters
     ----------
     num_devices : int or "auto"
-        Number of ranks. "auto" is the number of tasks in a Slurm job;
-        elsewhere the most visible GPUs that can share a batch equally, and 1
-        on a CPU.
+        "auto" is the number of tasks in a Slurm job; elsewhere the most
+        visible GPUs that can share a batch equally, and 1 on a CPU.
+    device : torch.device
     batch_size : int
         Rows per step.
 
@@ -97,7 +97,7 @@ def choose_world(
     world : World
         Not connected yet.
     reason : str
-        Reason for the number of ranks, to print.
+        Reason for the number of ranks.
 
     Raises
     ------

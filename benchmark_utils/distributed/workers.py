@@ -32,11 +32,7 @@ from benchmark_utils.distributed.launch import (
     join_world,
     rendezvous,
 )
-from benchmark_utils.distributed.world import (
-    TIMEOUT_SECONDS,
-    PeerFailure,
-    World,
-)
+from benchmark_utils.distributed.world import TIMEOUT_SECONDS, PeerFailure
 
 # Time limits for workers to start, and to end after the last step. The second
 # also limits the wait for the report of a failed rank.
@@ -65,7 +61,7 @@ class WorkerGroup:
     """
 
     def __init__(self, solver, warm_up: bool):
-        self.world: World = solver.world
+        self.world = solver.world
         self._processes: list[subprocess.Popen] = []
         self._logs: list[IO[bytes]] = []
         self._ended = threading.Event()
@@ -223,12 +219,7 @@ def on_all_ranks(method: Callable) -> Callable:
 def run_worker(rank: int, size: int, port: int):
     """Train what rank 0 sends to the standard input; a worker's main function.
 
-    Parameters
-    ----------
-    rank, size : int
-        This process's rank, and the number of ranks.
-    port : int
-        Port of rank 0's store, on this machine.
+    ``port`` is that of rank 0's store, on this machine.
     """
     # Ctrl-C reaches every process of a terminal; rank 0 decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -259,8 +250,8 @@ def run_worker(rank: int, size: int, port: int):
 
 
 def _evaluate_if_due(objective, solver):
-    """Evaluate when rank 0 does and return whether to continue: a worker's
-    substitute for benchopt's callback."""
+    """A worker's benchopt callback: evaluate when rank 0 does, and return
+    whether to continue."""
     if solver.trainer.step not in solver.evaluations:
         return True
     objective(solver.get_result())

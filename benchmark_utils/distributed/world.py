@@ -55,16 +55,9 @@ class World:
 
     def connect(self, store: dist.Store, device: torch.device,
                 timeout_seconds: float = TIMEOUT_SECONDS):
-        """Join the process group of all ranks.
+        """Join the process group of the ranks that share the store.
 
-        Parameters
-        ----------
-        store : torch.distributed.Store
-            The store that all ranks share.
-        device : torch.device
-            The device of this rank. A GPU is the process's current one.
-        timeout_seconds : float
-            Limit for a silent rank.
+        A GPU must be the process's current device.
         """
         self._failures = dist.PrefixStore("failures", store)
         timeout = datetime.timedelta(seconds=timeout_seconds)

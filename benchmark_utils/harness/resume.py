@@ -157,7 +157,7 @@ class Resumable:
         raise KeyboardInterrupt
 
     def _log_end_and_requeue(self, signaled):
-        """Log how to resume the run; return whether Slurm requeued its job."""
+        """Log how to resume the run; return whether Slurm requeues its job."""
         log(f"Ended by {signaled.name} at step {self.trainer.step}.")
         path = next(iter(checkpoints.newest_first(self._folder)), None)
         if path and self._resumes:

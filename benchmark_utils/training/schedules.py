@@ -33,10 +33,6 @@ def learning_rate_factor(step: int, num_steps: int, warmup_steps: int = 0,
     cooldown : float in [0, 1]
         Share of the horizon that the cool-down takes; 0 for none. It never
         starts before the end of the warm-up.
-
-    Returns
-    -------
-    factor : float in [0, 1]
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -52,11 +52,6 @@ class Trainer:
     sharded_updates : ShardedUpdates or None
         Division of the updates among the ranks; None if each does all.
 
-    Attributes
-    ----------
-    step : int
-        Updates done.
-
     Raises
     ------
     ValueError
@@ -87,6 +82,7 @@ class Trainer:
         self.world = world
         self._all_reduce = GradientAllReduce(world, model.parameters())
         self._sharded = sharded_updates or ShardedUpdates(world)
+        # Updates done.
         self.step = 0
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
@@ -109,9 +105,7 @@ class Trainer:
     def train_step(self, inputs: torch.Tensor, targets: torch.Tensor):
         """Do one update without waiting for the device.
 
-        Parameters
-        ----------
-        inputs, targets : int64 tensors [rows, sequence_length]
+        ``inputs`` and ``targets`` are int64 [rows, sequence_length].
         """
         factor = self.schedule(self.step)
         for group in self.optimizer.param_groups:

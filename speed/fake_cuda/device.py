@@ -1,19 +1,18 @@
-"""A CUDA device that does not exist: what a run does on a GPU, without one.
+"""A fake CUDA device: traces what a run does on a GPU, without one.
 
     from speed.fake_cuda.device import FakeCUDA  # before torch is imported
     with FakeCUDA(total_memory=80 * 2**30) as cuda:
-        ...  # what takes "cuda" for granted
+        ...  # code that uses "cuda"
 
-Tensors are torch's FakeTensors: they have shapes, dtypes, devices and sizes,
-and no numbers; a loss is a million. What is computed for real is which
-operations there are, on which device and in which dtype, when the processor
-waits for the device, and what memory is held, to the rounding of torch's
-allocator. Kernels, streams, numbers and speed are not seen; nor is
-``torch.tensor(x, device="cuda")`` followed.
+Tensors are torch's FakeTensors: they have shapes, dtypes and devices, but no
+numbers; a loss is a million. The device records the operations with their
+devices and dtypes, when the CPU waits for the device, and how much memory is
+held, rounded as torch's allocator does. It does not model kernels, streams,
+numbers or speed, and does not track ``torch.tensor(x, device="cuda")``.
 
-torch's autograd needs a device in C++, hence shim.cpp, compiled here (two
-seconds), and loaded before torch. Importing this module changes torch for the
-whole process: use a process of its own.
+torch's autograd needs a device in C++: shim.cpp, compiled here in two seconds
+and loaded before torch. Importing this module changes torch for the whole
+process, so use a separate process.
 """
 import collections
 import contextlib
@@ -32,8 +31,7 @@ SHIM = Path(__file__).with_name("shim.cpp")
 
 
 def load_shim():
-    """Compile shim.cpp against torch's headers and load it, and torch's
-    libraries before it. torch itself must not have been imported."""
+    """Compile shim.cpp and load it after torch's libraries, before torch."""
     if "torch" in sys.modules:
         raise ImportError(
             "speed.fake_cuda.device must be imported before torch."
@@ -68,43 +66,41 @@ from torch.utils import _foreach_utils  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-# Operations that are matrix products, and which argument has their dtype.
+# Matrix products, and the index of the argument that has their dtype.
 PRODUCTS = {
     "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1,
     "_scaled_dot_product_flash_attention": 0,
 }
 GENERATOR_STATE = torch.zeros(16, dtype=torch.uint8)
-# What torch's allocator rounds up to, in bytes.
+# torch's allocator rounds up to multiples of this number of bytes.
 BLOCK = 512
 
 
 class FakeCUDA(TorchDispatchMode):
-    """Context in which there is a CUDA device, and all tensors are fake.
+    """Context with a CUDA device, in which all tensors are fake.
 
     Parameters
     ----------
     total_memory : int
-        Bytes of the device. Nothing fails for want of it.
+        Bytes of each device. Exceeding it raises no error.
     num_devices : int
-        Devices that the process sees, at most eight. The first is the current
-        one, until ``torch.cuda.set_device`` makes it another.
+        Visible devices, at most eight.
 
     Attributes
     ----------
     where : str
-        A label, to be set, for what is counted from then on.
+        Label of what is counted from now on; set it at any time.
     waits : dict of str to int
-        How often the processor waited for the device, by label: a number or
-        a tensor read back, or one copied there from memory that is not
-        pinned.
+        Number of times that the CPU waited for the device, by label: to read
+        a number or tensor, or to copy a tensor from memory that is not pinned.
     product_dtypes : dict of str to set of torch.dtype
-        Of the matrix products, by label.
+        Dtypes of the matrix products, by label.
     queued : int
-        Operations since the device was last waited for.
+        Operations since the last wait for the device.
     allocated, peak : int
-        Bytes held by tensors on the devices, and at most.
+        Bytes held by tensors on all devices, now and at most.
     devices : set of torch.device
-        Those that there were tensors on.
+        Devices that have held tensors.
     """
 
     @classmethod
@@ -135,19 +131,15 @@ class FakeCUDA(TorchDispatchMode):
         self._context.close()
 
     def synchronize(self, device=None):
-        """As torch.cuda's."""
         self.queued = 0
 
     def reset_peak(self, device=None):
-        """As torch.cuda's."""
         self.peak = self.allocated
 
     def read_peak(self, device=None):
-        """As torch.cuda's max_memory_allocated."""
         return self.peak
 
     def set_device(self, index):
-        """As torch.cuda's."""
         self._current = index
         shim.set_device(index)
 
@@ -161,7 +153,7 @@ class FakeCUDA(TorchDispatchMode):
         if name == "_local_scalar_dense":
             return self._read_number(*args)
         if name == "equal":
-            # torch.equal, of tensors without numbers.
+            # torch.equal; there are no numbers to compare.
             self._wait()
             return False
         if name in PRODUCTS:
@@ -172,7 +164,7 @@ class FakeCUDA(TorchDispatchMode):
             source, target = args[0], kwargs.get("device")
             self._watch_copy(source, target, kwargs.get("non_blocking"))
             if not isinstance(source, FakeTensor):
-                # From the thread of the loader, which this mode is not in.
+                # It comes from the loader's thread, outside of this mode.
                 args = (self._fake.from_tensor(source), *args[1:])
         elif name == "copy_":
             self._watch_copy(args[1], args[0].device, (*args, False)[2])
@@ -181,8 +173,7 @@ class FakeCUDA(TorchDispatchMode):
         return outputs
 
     def _read_number(self, tensor):
-        """``.item()``, ``float()``, ``bool()``: nothing is zero, and no test
-        comes true."""
+        # .item(), float(), bool(): no number is zero, and no test is true.
         if tensor.device.type == "cuda":
             self._wait()
         if tensor.dtype == torch.bool:
@@ -223,7 +214,7 @@ class FakeCUDA(TorchDispatchMode):
 
     @contextlib.contextmanager
     def _torch_replaced(self):
-        """What torch asks of a real device, or refuses to a fake tensor."""
+        """Replace functions that query a device or refuse fake tensors."""
         properties = types.SimpleNamespace(
             major=9, minor=0, name=NAME, total_memory=self.total_memory,
             multi_processor_count=132,
@@ -248,7 +239,7 @@ class FakeCUDA(TorchDispatchMode):
             (torch.nn.Module, "_apply", _apply),
             (F, "scaled_dot_product_attention", _flash_attention),
         ]
-        # For the fused and grouped kernels that a GPU would be given.
+        # Let optimizers choose the fused and grouped kernels of a GPU.
         supported = [
             optimizer_module._foreach_supported_types,
             _foreach_utils._foreach_supported_types,
@@ -274,7 +265,7 @@ def _returns(value):
 
 
 def _apply(module, function, recurse=True):
-    """``nn.Module._apply``, which can't exchange fake parameters."""
+    """Substitute for ``nn.Module._apply``, which refuses fake parameters."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -289,7 +280,7 @@ def _apply(module, function, recurse=True):
 
 
 def _flash_attention(queries, keys, values, is_causal, scale=None):
-    """What torch chooses on a GPU; it would ask the device."""
+    """Call the kernel that torch chooses on a GPU after querying it."""
     return torch.ops.aten._scaled_dot_product_flash_attention(
         queries, keys, values, 0.0, is_causal, scale=scale
     )[0]

@@ -1,7 +1,6 @@
-// A CUDA device that computes nothing: what torch's autograd and its pinned
-// memory ask of a device, for tensors that only say that they are on it. Both
-// registries are internal to torch, and looked up by name: a torch that moves
-// them fails to build or to start this, and says where.
+// A CUDA device that computes nothing: the interface that torch's autograd and
+// pinned memory need for fake tensors. Both registries are internal to torch
+// and found by name; with a torch that moves them, this fails to build or load.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -14,12 +13,11 @@ using c10::DeviceIndex;
 using c10::DeviceType;
 using c10::Stream;
 
-// As many devices as a node has. Which is the current one is the process's
-// choice: set_device.
+// The devices of a node. set_device chooses the current one.
 static constexpr DeviceIndex NUM_DEVICES = 8;
 static DeviceIndex current = 0;
 
-// Each has one stream, which is always its current one.
+// Each device has one stream, which is always current.
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
   DeviceIndex deviceCount() const noexcept override { return NUM_DEVICES; }
   Device exchangeDevice(Device) const override { return getDevice(); }
@@ -29,7 +27,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
   Stream stream() const { return Stream(Stream::DEFAULT, getDevice()); }
 };
 
-// Ordinary memory of which is remembered that it was asked for as pinned.
+// Ordinary memory, with a record of the blocks requested as pinned.
 struct PinnedAllocator final : c10::Allocator {
   std::mutex mutex;
   std::set<const void*> blocks;
@@ -73,8 +71,8 @@ struct Hooks final : at::CUDAHooksInterface {
   }
 };
 
-// Before ``import torch``, which asks for the hooks once; preferred to those
-// of a torch that was built for CUDA.
+// ``import torch`` reads the hooks once, so register them before it, with
+// preference over those of a torch built for CUDA.
 namespace at {
 C10_REGISTER_TYPED_CREATOR_WITH_PRIORITY(
     CUDAHooksRegistry, std::string("CUDAHooks"), c10::REGISTRY_PREFERRED,
@@ -83,7 +81,7 @@ C10_REGISTER_TYPED_CREATOR_WITH_PRIORITY(
     }))
 }
 
-// After it, because a torch that was built for CUDA installs its own.
+// Call this after ``import torch``: a torch built for CUDA installs its own.
 extern "C" void install_guard() {
   c10::impl::device_guard_impl_registry[static_cast<int>(DeviceType::CUDA)]
       .store(&guard);
