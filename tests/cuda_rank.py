@@ -1,10 +1,10 @@
-"""Rank 1 of two on a node with two CUDA devices that do not exist.
+"""A worker, rank 1 of two, on a node with two fake CUDA devices.
 
     python tests/cuda_rank.py FOLDER SOLVER ...
 
-prints one line of JSON per solver: what a follower did, from the run that rank
-0 sends it to the last step. Nothing answers it: torch's "fake" process group
-takes what is sent, and returns. See test_ranks.py.
+prints one line of JSON per solver: what the worker did, from the run that rank
+0 sends to the last step. torch's "fake" process group replaces communication.
+See test_ranks.py.
 """
 # Before torch.
 from speed.fake_cuda.device import FakeCUDA  # isort: skip
@@ -34,12 +34,12 @@ OBJECTIVE = dict(
     compile=False, num_devices=SIZE, checkpoint_every=0,
 )
 DATASET = dict(train_tokens=5000, val_tokens=2000)
-# Something else than a solver: a follower that doesn't take its device.
+# Instead of a solver: a worker that does not select its device.
 LOST = "lost"
 
 
-def what_rank_0_sends(bench, stem):
-    """The run as bytes: see ``workers.WorkerGroup``."""
+def pickled_run(bench, stem):
+    """Return the bytes that ``workers.WorkerGroup`` sends."""
     objective = bench.get_benchmark_objective().get_instance(**OBJECTIVE)
     dataset, = bench.check_dataset_patterns(["Simulated"], class_only=True)
     dataset = dataset.get_instance(**DATASET)
@@ -55,19 +55,19 @@ def what_rank_0_sends(bench, stem):
 
 
 def watch_collectives(cuda):
-    """Note the device and bytes of all that is sent, by label and kind."""
+    """Count the bytes sent from each device, by label and collective."""
     sent = {}
     for kind in ("all_reduce", "broadcast"):
         send = getattr(dist, kind)
 
-        def noted(tensor, *arguments, _send=send, _kind=kind, **options):
-            place = sent.setdefault(f"{cuda.where} {_kind}", {})
-            number = place.get(str(tensor.device), 0)
-            place[str(tensor.device)] = number + tensor.nbytes
+        def counted(tensor, *arguments, _send=send, _kind=kind, **options):
+            by_device = sent.setdefault(f"{cuda.where} {_kind}", {})
+            num_bytes = by_device.get(str(tensor.device), 0)
+            by_device[str(tensor.device)] = num_bytes + tensor.nbytes
             return _send(tensor, *arguments, **options)
 
-        setattr(dist, kind, noted)
-    # The numbers on which ranks agree: a fake tensor has none.
+        setattr(dist, kind, counted)
+    # Fake tensors have no numbers for ranks to agree on.
     World._of_number = lambda world, number, op: number
     new_group = dist.new_group
     dist.new_group = lambda backend, **options: new_group(
@@ -77,15 +77,15 @@ def watch_collectives(cuda):
     return sent
 
 
-def follow(stem):
-    """Be rank 1 in one run; returns (stem, what was seen)."""
+def run_rank_1(stem):
+    """Run as rank 1; return the stem and a report."""
     bench = Benchmark(ROOT, no_cache=True)
     # As in a process that rank 0 has started.
     multiprocessing.current_process().name = "MainProcess"
     if stem == LOST:
         plant(workers.run_worker, "torch.cuda.set_device(rank)", "pass")
     with FakeCUDA(num_devices=SIZE) as cuda:
-        run = what_rank_0_sends(bench, "adamw" if stem == LOST else stem)
+        run = pickled_run(bench, "adamw" if stem == LOST else stem)
         watch(cuda)
         sent = watch_collectives(cuda)
         store = dist.TCPStore(
@@ -111,7 +111,7 @@ def main(folder, *stems):
     with multiprocessing.get_context("fork").Pool(1, os.dup2, (
         sys.stderr.fileno(), sys.stdout.fileno()
     ), maxtasksperchild=1) as pool:
-        for stem, report in pool.imap_unordered(follow, stems):
+        for stem, report in pool.imap_unordered(run_rank_1, stems):
             os.write(output, (json.dumps([stem, report]) + "\n").encode())
 
 

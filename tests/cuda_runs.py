@@ -1,9 +1,9 @@
-"""Runs of the benchmark on a CUDA device that does not exist.
+"""Runs of the benchmark on a fake CUDA device, for test_cuda.py.
 
     python tests/cuda_runs.py FOLDER
 
-prints one line of JSON per run: every solver, a compiled model, and every
-planted bug. FOLDER takes data and results. See test_cuda.py.
+prints one line of JSON per run: every solver, compiled models, and every
+planted bug. FOLDER is for data and results.
 """
 # Before torch.
 from speed.fake_cuda.device import FakeCUDA  # isort: skip
@@ -49,7 +49,7 @@ SETTINGS = {"SOAP": ",precondition_frequency=2"}
 COMPILED = ["gpt2 compiled", "rotary compiled", "modern compiled"]
 BUG_STEPS = 5
 
-# Name: solver, function, text, what it is replaced by.
+# Name: solver, function, text, replacement.
 BUGS = {
     "the sum of the losses is on the CPU": (
         "Adam", Trainer.accumulate_gradients,
@@ -100,7 +100,7 @@ BUGS = {
 
 
 def plant(function, text, replacement):
-    """Change a line of a function, wherever it has been imported to."""
+    """Change a line of a function, even where it was imported before."""
     function = inspect.unwrap(function)
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(text) != 1:
@@ -113,8 +113,8 @@ def plant(function, text, replacement):
 
 
 def watch(cuda):
-    """Label what a step does, and look at the device's queue whenever the
-    clock is read."""
+    """Label the parts of a step, and read the device's queue whenever
+    benchopt reads its clock."""
     accumulate, step = Trainer.accumulate_gradients, Trainer.train_step
     run = TrainingSolver.run
     clock = {"readings": 0, "queued": 0}
@@ -150,7 +150,7 @@ def watch(cuda):
 
 
 def compile_without_kernels(graphs):
-    """Trace the whole model as for a GPU; its graphs run without kernels."""
+    """Trace the model as for a GPU; its graphs run without kernels."""
     compile_ = torch.nn.Module.compile
 
     def backend(graph, inputs):
@@ -158,17 +158,17 @@ def compile_without_kernels(graphs):
         return aot_eager(graph, inputs)
 
     def traced(model, options, **others):
-        # Of the model that is measured, not of the warm-up's.
+        # Drop the graphs of the warm-up's model.
         graphs.clear()
         compile_(model, fullgraph=True, backend=backend, **others)
 
     torch.nn.Module.compile = traced
-    # There is no compiler to be tried.
+    # Skip the check for a working compiler.
     compilation.compiler_error = lambda device: ""
 
 
 def run_once(folder, name):
-    """One run; returns (name, what was seen)."""
+    """Do one run; return its name and report."""
     solver, *bug = BUGS.get(name, (name,))
     try:
         if bug:
@@ -220,14 +220,14 @@ def main(folder, *names):
     os.environ["BENCHOPT_DATA_HOME"] = folder
     torch.set_num_threads(1)
     solvers = Benchmark(ROOT, no_cache=True).get_solvers()
-    # Each run collects garbage, and what has been imported is none.
+    # Keep imports out of the garbage collection before each run.
     gc.collect()
     gc.freeze()
     names = names or [
         *(solver.name for solver in solvers), *COMPILED, *BUGS
     ]
-    # A process each: nothing that is planted outlives its run. Processes are
-    # copies of this one, so that torch is imported once.
+    # A process per run, so that no bug outlives its run, forked from this one
+    # so that torch is imported once.
     output = os.dup(sys.stdout.fileno())
     with multiprocessing.get_context("fork").Pool(2, os.dup2, (
         sys.stderr.fileno(), sys.stdout.fileno()

@@ -1,13 +1,12 @@
-"""Kill runs at random moments, and see whether anything is lost.
+"""Kill runs at random moments, and check that nothing is lost.
 
     PYTHONPATH=. python tests/kill_at_random.py AdamW SOAP --kills 20
 
-A run of each solver is killed so many times: in steps, evaluations and the
-writing of checkpoints, often before it has written a new one; three times out
-of four by SIGKILL, otherwise by SIGTERM. Then it may come to its end, and has
-to give the rows of a run that was never killed, to the bit, and to leave no
-file behind. A line per solver says what was seen; the exit code is 1 if
-anything was lost.
+A run of each solver is killed repeatedly, in steps, evaluations and the
+writing of checkpoints, three times out of four by SIGKILL, otherwise by
+SIGTERM. Then it runs to its end, and must have the evaluations of a run that
+was never killed, to the bit, and leave no files. The script prints a line per
+solver; the exit code is 1 if anything was lost.
 """
 import argparse
 import random
@@ -16,28 +15,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-# A moment's first and last occurrence that is drawn: the first three steps
-# are the preparation's; a checkpoint forces four things to the disk.
+# Range of the drawn occurrences of each moment: the first three steps are
+# preparation, and a checkpoint makes several syncs to disk.
 DRAWN = {"step": (4, 12), "evaluation": (1, 3), "writing": (1, 12)}
 
 
 def kill_at_random(solver, kills, num_steps, seed, folder):
-    """Kill a run, and let it come to its end.
-
-    Parameters
-    ----------
-    solver : str
-    kills, num_steps, seed : int
-    folder : Path
-        Of all files.
-
-    Returns
-    -------
-    sentence : str
-        What was done, and what was seen.
-    is_well : bool
-    """
-    # Not above: each process runs the lines there once more.
+    """Kill a run repeatedly, then let it end; return a report, and whether
+    nothing was lost."""
+    # Not above: each process runs the imports there again.
     from killed_run import Runs
     draw = random.Random(f"{solver} {seed}")
     whole = Runs(folder / "whole", solver, num_steps)
@@ -51,7 +37,7 @@ def kill_at_random(solver, kills, num_steps, seed, folder):
         number = "SIGKILL" if draw.random() < 0.75 else "SIGTERM"
         code, output = broken.run(moment, draw.randint(*DRAWN[moment]), number)
         if code == 0:
-            # It had come to its end before, and the next one starts anew.
+            # The run ended before the signal; the next one starts anew.
             too_late, newest = too_late + 1, None
             broken.results.unlink()
         elif code == (1 if number == "SIGTERM" else -signal.SIGKILL):
@@ -63,12 +49,13 @@ def kill_at_random(solver, kills, num_steps, seed, folder):
     code, output = broken.run()
     if code:
         raise RuntimeError(output)
-    is_equal, left = broken.rows() == whole.rows(), broken.left()
+    is_equal = broken.evaluations() == whole.evaluations()
+    left = broken.left()
     where = ", ".join(f"{hits.count(hit)} {hit}" for hit in sorted(set(hits)))
     return (
         f"{solver}: {len(hits)} kills ({where}; {again} of them before a new "
         f"checkpoint), {too_late} came too late; the last run resumed "
-        f"{broken.times_resumed()} times; rows "
+        f"{broken.times_resumed()} times; evaluations "
         f"{'equal' if is_equal else 'DIFFER'}; {len(left)} files left"
     ), is_equal and not left
 

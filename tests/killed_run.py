@@ -1,7 +1,7 @@
 """Runs on the tiny problem, in processes that are killed at a given moment.
 
-Each process is a copy of one that has imported everything ("forkserver" in
-Python's multiprocessing): only the first takes its seconds to start.
+Processes are forked from one that has imported everything ("forkserver" of
+multiprocessing), so only the first takes seconds to start.
 """
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ from conftest import (
     selector,
 )
 
-# All that the runs import, once; torch._dynamo when a model is made.
+# Import once what the runs need; a model would import torch._dynamo.
 Benchmark(ROOT, no_cache=True).get_solvers()
 
 from benchmark_utils.training import (  # noqa: E402
@@ -33,14 +33,14 @@ from benchmark_utils.training import (  # noqa: E402
     trainer,
 )
 
-# What happens several times in a run, and a function that is called each time.
+# Repeated parts of a run, and the function that each of them calls.
 MOMENTS = {
     "step": (trainer.Trainer, "accumulate_gradients"),
     "evaluation": (evaluation, "evaluation_rows"),
-    # Three files and a folder, then the name; for each checkpoint.
+    # Three files, the folder and its parent, for each checkpoint.
     "writing": (checkpoints, "_force_to_disk"),
 }
-# All that a run measures, but for clocks and memory.
+# All measurements of a run, except times and memory.
 MEASURED = [
     "step", "stop_val", "tokens", "value", "train_loss", "learning_rate",
     "target_reached", "steps_to_target", "tokens_to_target", "stop_reason",
@@ -49,24 +49,15 @@ MEASURED = [
 
 
 def measured(frame):
-    """Of all rows, as lists that compare to the bit."""
+    """Return the measurements as lists, to be compared to the bit."""
     frame = frame.sort_values(["idx_rep", "stop_val"])
     return {name: frame[name].tolist() for name in MEASURED}
 
 
 class Runs:
-    """Runs of one command, one after the other: each goes on where the one
-    before was killed.
+    """Successive runs of one command: each resumes the killed one before.
 
-    Parameters
-    ----------
-    folder : Path
-        Of checkpoints and results.
-    solver : str
-    num_steps : int
-    repetitions : int
-    environment : dict
-        Variables that the runs see, beside this process's own.
+    Checkpoints and results are in ``folder``; ``environment`` adds variables.
     """
 
     def __init__(self, folder, solver="AdamW", num_steps=24, repetitions=1,
@@ -79,18 +70,17 @@ class Runs:
         }
 
     def start(self, *when):
-        """Start a run; without a moment (its name, which one of them, the
-        signal), it comes to its end."""
+        """Start a run, to be killed at a moment: its name, its count, the
+        signal."""
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload(["killed_run"])
         self._output = tempfile.NamedTemporaryFile("r", errors="replace")
-        # So named, it is as if it had been started from a terminal.
+        # benchopt's own process is named so.
         process = processes.Process(name="MainProcess", target=run_once, args=(
             self._output.name, self.environment, self.solver, self.num_steps,
             self.repetitions, str(self.results), *when,
         ))
-        # What these processes are copies of is one of its own, and knows only
-        # the environment.
+        # The forkserver inherits only the environment.
         with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(
             [str(ROOT), str(ROOT / "tests")]
         )):
@@ -98,8 +88,7 @@ class Runs:
         return process
 
     def wait(self, process, seconds=300):
-        """Return the exit code, negative for a signal, and what was printed.
-        """
+        """Return the exit code, negative for a signal, and the output."""
         process.join(seconds)
         if process.is_alive():
             process.kill()
@@ -110,7 +99,7 @@ class Runs:
     def run(self, *when):
         return self.wait(self.start(*when))
 
-    def rows(self):
+    def evaluations(self):
         return measured(read_plain(self.results))
 
     def times_resumed(self):
@@ -122,7 +111,7 @@ class Runs:
                     if path.name.startswith(checkpoints.PREFIX)), default=None)
 
     def left(self):
-        """Paths of what the runs have left of their checkpoints."""
+        """Paths of the remaining files of checkpoints."""
         return list((self.folder / "data" / "checkpoints").rglob("*"))
 
 
@@ -133,9 +122,8 @@ def run_once(
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.environ.update(environment)
-    # As in a process that was started from a terminal: no signal is ignored;
-    # and what tqdm locks is unlinked at once, so that it is nobody's if the
-    # process is killed.
+    # As in a process started from a terminal, no signal is ignored. With
+    # "fork", tqdm's lock is unlinked at once and not left by a killed process.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     multiprocessing.set_start_method("fork", force=True)
@@ -153,7 +141,7 @@ def run_once(
 
 
 def kill_in(moment, count, number="SIGKILL"):
-    """Have this process signalled in the middle of the count-th one."""
+    """Signal this process in the middle of the count-th call."""
     owner, name = MOMENTS[moment]
     function = getattr(owner, name)
     calls = 0

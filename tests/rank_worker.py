@@ -1,7 +1,7 @@
-"""Ranks that train solvers for a few steps, and what each of them saw.
+"""Ranks that train solvers for a few steps, and report what each computed.
 
-Each rank is a copy of a process that has imported everything ("forkserver" in
-Python's multiprocessing): only the first takes its seconds to start.
+Ranks are forked from a process that has imported everything ("forkserver" of
+multiprocessing), so only the first takes seconds to start.
 """
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from benchopt.utils.run_context import RunContext
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE
 
 BENCH = Benchmark(ROOT, no_cache=True)
-# All that the ranks import, once; torch._dynamo when a model is made.
+# Import once what the ranks need; a model would import torch._dynamo.
 BENCH.get_solvers()
 
 from benchmark_utils.distributed.launch import join_world  # noqa: E402
@@ -31,23 +31,21 @@ from benchmark_utils.training import checkpoints  # noqa: E402
 NUM_STEPS = 30
 # Options of optimizers that keep rounding small in float64.
 IN_FLOAT64 = {
-    # PSGD-Kron's is float32 otherwise.
+    # The default of PSGD-Kron is float32.
     "precondition_dtype": torch.float64,
-    # SOAP leaves the longer side of a matrix as it is: the first step's
-    # gradient does not span it, and any basis of the rest is an eigenbasis.
-    # Rounding would choose one, and so the updates.
+    # SOAP must not rotate the longer side of a matrix: the first step's
+    # gradient does not span it, so rounding would choose the eigenbasis.
     "max_precondition_dim": TINY_OBJECTIVE["n_embd"],
 }
 
 
 class Case(NamedTuple):
-    """A training that ranks share."""
+    """A training: a solver file's stem, sizes, and the dtype of weights,
+    gradients, losses and sums."""
 
-    # A solver file's.
     stem: str
     batch_size: int
     micro_batch_size: int
-    # Of everything: weights, gradients, losses, sums.
     dtype: torch.dtype = torch.float32
 
 
@@ -62,7 +60,7 @@ def default_dtype(dtype):
 
 
 def set_up(case, size, **objective_parameters):
-    """An objective and a solver on the tiny problem, not started yet."""
+    """Return an objective and a solver on the tiny problem, not started."""
     objective = BENCH.get_benchmark_objective().get_instance(**(
         TINY_OBJECTIVE | dict(
             batch_size=case.batch_size, num_devices=size,
@@ -86,9 +84,9 @@ def set_up(case, size, **objective_parameters):
 
 
 def train(trainer, objective, checkpoint=None):
-    """What is seen of a training: losses, tokens, weights, evaluation.
+    """Train and return losses, tokens, weights and evaluation.
 
-    Half-way, it is saved and restored if there is a folder for that.
+    With a folder for checkpoints, save and restore half-way.
     """
     first_loss = trainer.accumulate_gradients(*next(trainer.batches(1)))
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -100,7 +98,7 @@ def train(trainer, objective, checkpoint=None):
         losses.append(trainer.pop_train_loss())
         if checkpoint and trainer.step == NUM_STEPS // 2:
             save_and_restore(trainer, checkpoint)
-    row = objective.evaluate_result(
+    evaluation = objective.evaluate_result(
         trainer.eval_weights, {"step": NUM_STEPS, "train_loss": losses[-1]}
     )
     states = [
@@ -108,21 +106,21 @@ def train(trainer, objective, checkpoint=None):
         for state in part.state.values()
     ]
     return {
-        "losses": losses, "tokens": tokens, "val_loss": row["value"],
+        "losses": losses, "tokens": tokens, "val_loss": evaluation["value"],
         "weights": weights_hash(trainer),
         "num_states": sum(bool(state) for state in states),
     }
 
 
 def train_alone(case):
-    """What one rank sees, in this process."""
+    """Train on one rank, in this process."""
     with default_dtype(case.dtype):
         objective, solver = set_up(case, 1)
         return train(start(solver, case), objective)
 
 
 def start(solver, case):
-    """The solver's Trainer; in float64, with the options for that."""
+    """Start a solver, with the options for float64; return its Trainer."""
     solver.start()
     for group in solver.trainer.optimizer.param_groups:
         if case.dtype == torch.float64:
@@ -147,8 +145,8 @@ def weights_hash(trainer):
     return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
 
 
-def opinions(world, case):
-    """What ranks agree on where each sees something else."""
+def agreements(world, case):
+    """Return what ranks agree on although their inputs differ."""
     _, solver = set_up(case, world.size, micro_batch_size="auto")
     solver.world = world
     with mock.patch(
@@ -165,24 +163,24 @@ def opinions(world, case):
 
 
 def work(rank, size, folder, cases):
-    """Be a rank in all cases. Rank 0 writes what all of them saw."""
+    """Train all cases as one rank. Rank 0 writes the reports of all."""
     torch.set_num_threads(1)
     os.environ["BENCHOPT_DATA_HOME"] = str(folder / "data")
     store = dist.FileStore(str(folder / "store"), size)
     seen = {}
     for number, case in enumerate(cases):
-        place = dist.PrefixStore(str(number), store)
-        join_world(rank, size, place)
+        case_store = dist.PrefixStore(str(number), store)
+        join_world(rank, size, case_store)
         with default_dtype(case.dtype):
             objective, solver = set_up(case, size)
             world = solver.world
-            world.connect(place, solver.machine.device)
+            world.connect(case_store, solver.machine.device)
             report = train(
                 start(solver, case), objective,
                 folder / f"{number}_{case.stem}",
             )
         if number == 0:
-            report["opinions"] = opinions(world, case)
+            report["agreements"] = agreements(world, case)
         seen[case] = world.gather(report)
         world.agree(True)
         world.close()
@@ -191,15 +189,14 @@ def work(rank, size, folder, cases):
 
 
 def launch(folder, size, cases):
-    """Train on several ranks: a dict from case to what each rank saw."""
+    """Train on several ranks; return each rank's report, by case."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["rank_worker"])
     ranks = [
         processes.Process(target=work, args=(rank, size, folder, cases))
         for rank in range(size)
     ]
-    # What these processes are copies of is one of its own, and knows only the
-    # environment.
+    # The forkserver inherits only the environment.
     with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=(
         os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     )):

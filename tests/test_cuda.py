@@ -1,6 +1,6 @@
-"""The benchmark on CUDA, shown without a GPU: every solver trains through
-benchopt on a device that does not exist, and each of a dozen planted bugs is
-found. See speed/fake_cuda/device.py for what is seen and what is not."""
+"""The benchmark on a fake CUDA device: every solver trains through benchopt,
+and each of a dozen planted bugs is found. speed/fake_cuda/device.py documents
+what the device records."""
 import ast
 import json
 import os
@@ -17,12 +17,12 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         sys.platform != "linux" or not shutil.which("g++"),
-        reason="the device that does not exist needs Linux and g++",
+        reason="the fake device needs Linux and g++",
     ),
 ]
 
-# What waits for the device in steps, which docs/performance.rst says:
-# Adafactor in each, SOAP in the first ones.
+# Solvers that wait for the device in steps (docs/performance.rst): Adafactor
+# in each, SOAP in the first ones.
 WAITS_IN_A_STEP = {"Adafactor", "SOAP"}
 
 
@@ -36,7 +36,7 @@ def solver_names():
 
 
 def bug_names():
-    """The keys of BUGS, from a file that this process can't import."""
+    """Parse the keys of BUGS: importing the file would change torch."""
     for node in ast.parse((ROOT / "tests/cuda_runs.py").read_text()).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "BUGS":
             return [key.value for key in node.value.keys]
@@ -44,7 +44,7 @@ def bug_names():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What was seen of each run, by its name."""
+    """The report of each run, by its name."""
     process = subprocess.run(
         [
             sys.executable, "tests/cuda_runs.py",
@@ -60,10 +60,10 @@ def reports(tmp_path_factory):
 
 
 def assert_sound(report, may_wait=False):
-    """One run, held to what docs/devices.rst promises of CUDA."""
+    """Check one run against the promises of docs/devices.rst."""
     assert "error" not in report, report["error"]
-    # Nothing is copied from memory that isn't pinned, nothing read back, and
-    # every tensor was where the others were, or there would be an error.
+    # No copy is from unpinned memory and no number is read back. A tensor on
+    # the wrong device would have raised an error.
     waiting = {"step", "gradients", "run"} & set(report["waits"])
     assert waiting <= ({"step"} if may_wait else set()), report["waits"]
     assert report["clock"]["readings"] >= 2
@@ -94,20 +94,19 @@ def test_a_model_is_one_graph_for_training_and_one_for_evaluation(
 
 @pytest.mark.parametrize("name", bug_names())
 def test_a_planted_bug_is_found(reports, name):
-    # Where the line has changed, the bug in cuda_runs.py must, too.
+    # If the line has changed, change the bug in cuda_runs.py, too.
     assert "not planted" not in reports[name], reports[name]
     with pytest.raises(AssertionError):
         assert_sound(reports[name])
-    # Found for what it is, not for a run that broke otherwise.
+    # The run failed because of the bug, not for another reason.
     error = reports[name].get("error", "")
     assert not error or any(cause in error for cause in (
         "device", "torch._dynamo.exc.Unsupported"
     )), error
 
 
-def test_the_memory_in_the_docs_is_what_the_command_says():
-    """And more than the closed form of what AdamW can't do without: weights,
-    gradients and two moments, all in float32."""
+def test_the_memory_in_the_docs_is_what_the_command_prints():
+    """And more than AdamW's weights, gradients and two moments in float32."""
     process = subprocess.run(
         [
             sys.executable, "-m", "speed.memory", "--json", "--dtype",

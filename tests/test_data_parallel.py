@@ -1,4 +1,4 @@
-"""Gradients are sent while others are computed, once per step."""
+"""The overlapped all-reduce of gradients, and the owners of updates."""
 import statistics
 import time
 
@@ -17,8 +17,8 @@ from benchmark_utils.training.trainer import Trainer
 
 
 class Recorder(World):
-    """Two ranks that see the same: what one sends, and how far the backward
-    pass is by then."""
+    """Two identical ranks: records what one sends, and the progress of the
+    backward pass at that time."""
 
     def __init__(self, model):
         super().__init__(0, 2)
@@ -29,13 +29,13 @@ class Recorder(World):
         return lambda: tensor.mul_(2)
 
     def share_done(self):
-        """Of all parameters, the share that have a gradient."""
+        """Return the share of parameters that have a gradient."""
         done = [p.grad is not None for p in self.model.parameters()]
         return sum(done) / len(done)
 
 
 def train_one_step(monkeypatch, micro_batch_size=4, compiled=False):
-    """What was sent in a step, and the model."""
+    """Return what was sent in a step, the model and the tokens."""
     monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 2**14)
     model = make_model(
         "gpt2", 64, context_length=16, n_layer=4, n_head=2, n_embd=32
@@ -73,7 +73,7 @@ def test_gradients_are_sent_while_the_backward_pass_goes_on(monkeypatch):
 
 
 class Stopwatch(World):
-    """Two ranks: when the backward pass has something to send."""
+    """Two ranks: records the times at which gradients are sent."""
 
     def __init__(self):
         super().__init__(0, 2)
@@ -87,7 +87,7 @@ class Stopwatch(World):
 @pytest.mark.slow
 @pytest.mark.parametrize("by_block", [True, False])
 def test_a_model_compiled_by_block_sends_on_the_way(monkeypatch, by_block):
-    """One that is compiled as a whole has nothing to send until the end."""
+    """A model compiled as a whole sends all gradients at the end."""
     monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 2**20)
     model = make_model(
         "gpt2", 512, context_length=128, n_layer=4, n_head=4, n_embd=256
@@ -122,7 +122,7 @@ def test_compiled_by_block_or_not_the_gradients_are_the_same(monkeypatch):
 
 def test_a_bucket_is_of_one_dtype_and_large_gradients_stay_in_place(
         monkeypatch):
-    """As of an embedding in bfloat16, whose average has its dtype."""
+    """An embedding in bfloat16 has an average of that dtype."""
     monkeypatch.setattr(data_parallel, "BUCKET_BYTES", 64)
     sizes = [(2, torch.float32), (30, torch.float32), (3, torch.float32),
              (5, torch.float32), (20, torch.bfloat16), (4, torch.bfloat16)]
@@ -154,7 +154,7 @@ def test_a_parameter_without_a_gradient_is_passed_over(monkeypatch):
     assert used.grad.tolist() == [1, 1] and unused.grad is None
 
 
-def test_the_largest_piece_goes_first_to_who_has_least():
+def test_each_piece_goes_to_the_rank_with_the_least_load():
     assert assign_owners([1, 5, 4, 3, 3], 2) == [1, 0, 1, 1, 0]
     costs = [orthogonalisation_cost(*shape) for shape in [
         (768, 2304), (768, 768), (768, 3072), (3072, 768)

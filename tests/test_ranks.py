@@ -24,7 +24,6 @@ import yaml
 from benchopt.results import read_results
 
 from benchmark_utils.distributed import workers
-from benchmark_utils.distributed.launch import check_launcher
 from benchmark_utils.training import checkpoints
 from conftest import ROOT, TINY_DATASET, TINY_OBJECTIVE, TINY_SOLVER, selector
 from docs import Clone
@@ -38,6 +37,7 @@ from rank_worker import (
     weights_hash,
 )
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parent
 FAULTY = TESTS / "faulty_solver" / "faulty.py"
 SOLVERS = sorted(
@@ -51,8 +51,17 @@ SHARED = {"muon", "muonh", "normuon", "scion", "shampoo", "soap"}
 ROUNDING = collections.defaultdict(lambda: 1e-12, soap=1e-7)
 
 
+@pytest.fixture(autouse=True)
+def default_interrupt():
+    """Processes inherit an ignored SIGINT, as that of a suite in the
+    background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def environment():
-    """Of a process that a test starts."""
+    """Environment variables of a process that a test starts."""
     path = os.pathsep.join([str(ROOT), str(TESTS)])
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
@@ -63,7 +72,7 @@ def relative_difference(first, second):
 
 
 def check_equal(case, seen, alone, tolerance, exact=False):
-    """What ranks saw is what one rank did."""
+    """Compare what each rank saw with a training by one rank."""
     assert len(alone["losses"]) == 1 + NUM_STEPS
     assert alone["losses"][-1] < alone["losses"][0]
     # The rows of the ranks, one after another, are those of the batch.
@@ -74,7 +83,7 @@ def check_equal(case, seen, alone, tolerance, exact=False):
         assert rank["val_loss"] == pytest.approx(
             alone["val_loss"], rel=tolerance
         )
-        # All ranks have one opinion, and one model.
+        # All ranks have the same results and the same model.
         for key in ("losses", "val_loss", "weights"):
             assert rank[key] == seen[0][key], key
         if exact:
@@ -97,7 +106,7 @@ TWO_MICRO_BATCHES = {stem: Case(stem, 4, 2) for stem in SOLVERS}
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """What two ranks saw, and the folder where their checkpoints are."""
+    """The reports of two ranks, and the folder of their checkpoints."""
     folder = tmp_path_factory.mktemp("two_ranks")
     cases = [TWO_MICRO_BATCHES[stem] for stem in ("adamw", "muon")]
     return launch(folder, 2, cases), folder
@@ -112,15 +121,15 @@ def test_two_ranks_are_one_to_the_bit(two_ranks):
 def test_ranks_agree_on_what_each_sees_differently(two_ranks):
     seen, _ = two_ranks
     for rank in seen[TWO_MICRO_BATCHES["adamw"]]:
-        assert rank["opinions"] == {
+        assert rank["agreements"] == {
             "micro_batch_size": 1, "maximum": 1, "mean": 0.5,
             "agreed": [False, True], "from_rank_0": 0,
         }
 
 
 @pytest.mark.parametrize("number, stem", [(0, "adamw"), (1, "muon")])
-def test_one_rank_goes_on_where_two_were(two_ranks, number, stem):
-    """A checkpoint has the state of every matrix, whoever owned it."""
+def test_one_rank_continues_a_checkpoint_of_two(two_ranks, number, stem):
+    """A checkpoint has the state of every matrix, whichever rank owned it."""
     seen, folder = two_ranks
     case = TWO_MICRO_BATCHES[stem]
     _, solver = set_up(case, 1)
@@ -132,14 +141,12 @@ def test_one_rank_goes_on_where_two_were(two_ranks, number, stem):
     assert weights_hash(trainer) == seen[case][0]["weights"]
 
 
-@pytest.mark.slow
 def test_every_solver_is_the_same_on_two_ranks(tmp_path):
     seen = launch(tmp_path, 2, list(TWO_MICRO_BATCHES.values()))
     for case in seen:
         check_equal(case, seen[case], train_alone(case), 1e-6, exact=True)
 
 
-@pytest.mark.slow
 def test_every_solver_is_the_same_on_four_ranks(tmp_path):
     """In float64, where nothing makes the rounding of a sum in another order
     large: bfloat16's would, in which some orthogonalise."""
@@ -151,7 +158,6 @@ def test_every_solver_is_the_same_on_four_ranks(tmp_path):
         check_equal(case, seen[case], alone, ROUNDING[case.stem])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype, stems, tolerance", [
     (torch.float64, ["adamw", "muon"], 1e-12),
     (torch.float32, ["adamw"], 1e-6),
@@ -198,8 +204,7 @@ ADAM = selector("AdamW", TINY_SOLVER)
 
 @contextlib.contextmanager
 def benchopt(tmp_path, solvers, objective=None, *options):
-    """benchopt on two ranks as a process group of its own, like that of a
-    terminal."""
+    """Start benchopt on two ranks, in a process group like a terminal's."""
     process = subprocess.Popen(
         command(
             solvers, {"num_devices": 2} | (objective or {}),
@@ -221,8 +226,8 @@ def benchopt(tmp_path, solvers, objective=None, *options):
 
 
 def wait_until_training(process):
-    """Read until an evaluation is done; returns the workers. It need not be
-    that of step 0: the run may go on where that of another test was ended."""
+    """Read until an evaluation is done, not always that of step 0: the run
+    may resume another test's. Returns the workers."""
     text = ""
     while ", val_loss " not in text:
         piece = process.stdout.read(1)
@@ -242,7 +247,7 @@ def wait_for_end(processes, seconds=10):
 def test_a_run_on_two_devices_is_the_run_on_one(
     run, capsys, tmp_path, monkeypatch
 ):
-    """Also in benchopt's cache, whose runs start no process."""
+    """Also in benchopt's cache, from which no process starts."""
     options = dict(objective={"num_devices": "[1,2]"}, no_cache=False)
     monkeypatch.setenv("BENCHOPT_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
@@ -258,7 +263,7 @@ def test_a_run_on_two_devices_is_the_run_on_one(
     assert one.objective_name.str.contains("num_devices=1").all()
     assert two.objective_name.str.contains("num_devices=2").all()
     capsys.readouterr()
-    # Nothing could be started.
+    # No process can be started.
     monkeypatch.setattr(workers, "WorkerGroup", None)
     again = run({"Muon": {}}, **options)
     assert capsys.readouterr().out.count("cached") == 2
@@ -266,50 +271,40 @@ def test_a_run_on_two_devices_is_the_run_on_one(
 
 
 def test_each_fault_ends_its_own_run_alone(tmp_path):
-    """A rank that raises, one that is killed, one that ends without a word;
-    the next solver gets ranks of its own."""
+    """Faults of a worker and of rank 0; the next solver gets ranks of its
+    own."""
     with benchopt(tmp_path, [
         faulty(fault="raise", rank=1), faulty(fault="kill", rank=1),
         faulty(fault="raise", rank=0), ADAM,
     ]) as process:
         output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert "MemoryError: out of memory, says rank 1" in output
+    assert "MemoryError: out of memory on rank 1" in output
     assert "Rank 1 was killed by SIGKILL" in output
-    assert "MemoryError: out of memory, says rank 0" in output
+    assert "MemoryError: out of memory on rank 0" in output
     frame = read_results(tmp_path / "out.parquet")
     assert frame.solver_name.str.startswith("AdamW").all()
     assert (frame.objective_world_size == 2).all()
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
-def test_no_follower_survives_rank_0(tmp_path, signal_name):
-    solver = faulty(fault="none", num_steps=10**6)
-    with benchopt(tmp_path, [solver]) as process:
+@pytest.mark.parametrize("kill, name", [
+    (os.kill, "SIGKILL"), (os.kill, "SIGTERM"),
+    # Ctrl-C goes to every process of a terminal.
+    (os.killpg, "SIGINT"),
+])
+def test_no_worker_survives_the_end_of_rank_0(tmp_path, kill, name):
+    solvers = [faulty(fault="none", num_steps=10**6), ADAM]
+    with benchopt(tmp_path, solvers) as process:
         processes = wait_until_training(process)
         assert len(processes) == 1
-        process.send_signal(signal.Signals[signal_name])
-        process.wait(10)
-        assert wait_for_end(processes) < 5
-    assert not (tmp_path / "out.parquet").exists()
-
-
-def test_an_interrupt_ends_all(tmp_path):
-    """Ctrl-C goes to every process of a terminal."""
-    with benchopt(tmp_path, [faulty(fault="none", num_steps=10**6), ADAM]) as (
-        process
-    ):
-        processes = wait_until_training(process)
-        assert len(processes) == 1
-        os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        kill(process.pid, signal.Signals[name])
+        output, _ = process.communicate(timeout=10)
         assert process.returncode
         assert wait_for_end(processes) < 5
         assert "AdamW: AdamW on" not in output
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.slow
 def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
     """Also the state of matrices that rank 1 owns."""
     solver = selector("Muon", TINY_SOLVER | {"num_steps": 300})
@@ -335,7 +330,7 @@ def test_a_run_of_two_ranks_goes_on_where_it_was(tmp_path):
 def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     monkeypatch.setattr(workers, "TIMEOUT_SECONDS", 5)
     monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
-    # Those of other tests of this process, such as compilers.
+    # Children of other tests, such as compilers.
     before = psutil.Process().children()
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="Benchmark failed"):
@@ -346,15 +341,14 @@ def test_a_silent_rank_is_given_up(run, monkeypatch, capsys):
     assert set(psutil.Process().children()) <= set(before)
 
 
-# Followers on GPUs, shown without any.
+# Workers on GPUs, shown on fake devices.
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("g++"),
-    reason="the devices that do not exist need Linux and g++",
+    reason="the fake devices need Linux and g++",
 )
-def test_a_follower_computes_on_its_own_gpu(tmp_path):
+def test_a_worker_computes_on_its_own_gpu(tmp_path):
     process = subprocess.run(
         [sys.executable, "tests/cuda_rank.py", tmp_path,
          "adamw", "muon", "lost"],
@@ -377,43 +371,8 @@ def test_a_follower_computes_on_its_own_gpu(tmp_path):
         # No rank waits for its device before the step is queued.
         assert not {"step", "gradients", "run"} & set(report["waits"])
     assert sent["step broadcast"] == {"cuda:1": matrices * num_steps}
-    # It would compute on rank 0's if it didn't say which is its own.
+    # Without setting its device, it would compute on rank 0's.
     assert seen["lost"]["devices"] == ["cuda:0"]
-
-
-# Launchers.
-
-
-@pytest.mark.parametrize("launcher, variables", [
-    ("torchrun", {"WORLD_SIZE": "8"}),
-    ("srun", {"SLURM_STEP_NUM_TASKS": "8"}),
-    ("mpirun", {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "0"}),
-])
-@pytest.mark.parametrize("program, typed", [
-    ("/usr/bin/benchopt", "benchopt"),
-    ("/usr/lib/benchopt/__main__.py", "benchopt"),
-    ("mine.py", "python mine.py"),
-])
-def test_one_sentence_tells_users_of_a_launcher_what_to_type(
-    monkeypatch, launcher, variables, program, typed
-):
-    """It is what they have typed, options and all, without the launcher."""
-    options = "run . --config configs/speedrun.yml -s 'Muon[momentum=0.9]'"
-    monkeypatch.setattr(sys, "argv", [program, *shlex.split(options)])
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as error:
-        check_launcher()
-    sentence = str(error.value)
-    assert sentence.startswith(f"{launcher} started 8 processes")
-    assert "num_devices=8" in sentence and "\n" not in sentence
-    assert sentence.endswith(f"without {launcher}, type {typed} {options}")
-
-
-def test_a_launcher_of_one_process_may_launch(monkeypatch):
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.setenv(name, "1")
-    check_launcher()
 
 
 def test_torchrun_ends_at_once(tmp_path):
@@ -437,7 +396,6 @@ def test_torchrun_ends_at_once(tmp_path):
     assert "Training on" not in process.stdout
 
 
-@pytest.mark.slow
 def test_runs_at_the_same_time_do_not_share_devices(tmp_path):
     with benchopt(tmp_path, [ADAM, "SGD"], None, "-j", "2") as process:
         output, _ = process.communicate(timeout=200)
@@ -449,7 +407,7 @@ def test_runs_at_the_same_time_do_not_share_devices(tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A cluster: all nodes are this machine, all of submitit is real."""
+    """A fake cluster: its nodes are this machine; submitit is the real one."""
     pytest.importorskip("submitit")
     (tmp_path / "jobs").mkdir()
     for name, value in {
@@ -462,8 +420,8 @@ def slurm(tmp_path, monkeypatch):
 
 
 def run_on_slurm(slurm, solvers, num_devices=2):
-    """A clone's run under configs/slurm.yml, with a task on each of two
-    nodes: what it prints, and the logs of the tasks by name."""
+    """Run a clone under configs/slurm.yml with a task on each of two nodes;
+    return its output, and the logs of the tasks by name."""
     config = yaml.safe_load((ROOT / "configs" / "slurm.yml").read_text())
     config |= {
         "slurm_nodes": 2, "slurm_ntasks_per_node": 1, "timeout_min": 1,
@@ -482,7 +440,6 @@ def run_on_slurm(slurm, solvers, num_devices=2):
     return process.stdout, {log.name: log.read_text() for log in logs}
 
 
-@pytest.mark.slow
 def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
     output, logs = run_on_slurm(slurm, [ADAM])
     frame = read_results(slurm / "out.parquet")
@@ -494,22 +451,20 @@ def test_the_tasks_of_a_slurm_job_train_one_model(slurm, run):
     assert "Training on" not in output
     assert len(logs) == 2
     assert all("Training on cpu" in log for log in logs.values())
-    # What rank 1 measured is not kept: the cache has rank 0's results.
+    # The cache has rank 0's results, not rank 1's.
     again, _ = run_on_slurm(slurm, [ADAM])
     assert "cached" in again
     assert (read_results(slurm / "out.parquet").time == frame.time).all()
 
 
-@pytest.mark.slow
 def test_a_slurm_task_that_fails_ends_its_run_alone(slurm):
     output, logs = run_on_slurm(slurm, [faulty(fault="raise", rank=1), ADAM])
     frame = read_results(slurm / "out.parquet")
     assert frame.solver_name.str.startswith("AdamW").all(), output
     errors = (slurm / "clone" / "benchopt_run").glob("*_0_0_log.err")
-    assert "out of memory, says rank 1" in next(errors).read_text()
+    assert "out of memory on rank 1" in next(errors).read_text()
 
 
-@pytest.mark.slow
 def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
     run_on_slurm(slurm, [ADAM], num_devices=4)
     errors = list((slurm / "clone" / "benchopt_run").glob("*_log.err"))
@@ -520,14 +475,13 @@ def test_a_slurm_job_with_too_few_tasks_says_so(slurm):
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks, others", [
     ([0, 1], []), ([1], [selector("SGD", TINY_SOLVER)]),
 ])
 def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
         slurm, run, ranks, others):
-    """By submitit itself, whichever ranks the signal came to; the command
-    waits for the job that goes on, and for the others."""
+    """By submitit itself, for a signal to any rank; the command waits for the
+    requeued job and for the others."""
     import submitit
 
     job = slurm / "clone" / "benchopt_run"
@@ -559,7 +513,7 @@ def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
     assert len(both) == 2
     assert sum("Calling checkpoint method" in log for log in both) == 1
     assert not any("Mind these runs" in log for log in logs.values())
-    # Limits of time aren't counted: as many as it takes.
+    # The number of time limits is not bounded.
     submitted = next(job.glob("*0_submitted.pkl"))
     submission = submitit.helpers.DelayedSubmission.load(submitted)
     assert submission._timeout_countdown == 0

@@ -1,4 +1,4 @@
-"""A killed run goes on, and its results are those of one never killed."""
+"""A killed run resumes, with the results of a run that was never killed."""
 import os
 import re
 import shutil
@@ -25,40 +25,46 @@ from killed_run import Runs, measured
 SOLVER_FILES = sorted((ROOT / "solvers").glob("*.py"))
 
 
+pytestmark = pytest.mark.slow
+EVERY_3 = {"checkpoint_every": 3}
+
+
 class Interrupted(Exception):
     pass
 
 
 @pytest.fixture
-def interrupt(monkeypatch):
-    """``interrupt(step)``: the next run breaks in the middle of that step."""
+def break_run(run, capsys):
+    """``break_run(step, solvers, objective, ...)``: a run with a checkpoint
+    every 3 steps that breaks in the middle of a step. Later runs do not."""
     train_step = Trainer.train_step
 
-    def interrupt(step):
+    def break_run(step, solvers=None, objective=None, **options):
         def broken_step(trainer, inputs, targets):
-            if step is not None and trainer.step == step:
+            if trainer.step == step:
                 raise Interrupted("in the middle of a step")
             train_step(trainer, inputs, targets)
 
-        monkeypatch.setattr(Trainer, "train_step", broken_step)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "train_step", broken_step)
+            with pytest.raises(RuntimeError, match="Benchmark failed"):
+                run(solvers, EVERY_3 | (objective or {}), **options)
+        return capsys.readouterr().out
 
-    return interrupt
+    return break_run
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Of the checkpoints, of this test's runs alone."""
+    """The folder of this test's checkpoints."""
     folder = tmp_path / "checkpoints"
     monkeypatch.setattr(resume, "get_data_path", lambda _: folder)
     return folder
 
 
-EVERY_3 = {"checkpoint_every": 3}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What is measured of a run that nothing interrupts."""
+    """Measurements of a run that nothing interrupts."""
     return measured(tiny_runs(tmp_path_factory.mktemp("whole"))())
 
 
@@ -66,17 +72,11 @@ def whole(tmp_path_factory):
     "solver_file", SOLVER_FILES, ids=[file.stem for file in SOLVER_FILES]
 )
 def test_every_solver_goes_on_to_the_bit(
-        solver_file, run, interrupt, folder, capsys):
+        solver_file, run, break_run, folder, capsys):
     solver = {str(solver_file): {"num_steps": 16}}
     unbroken = run(solver)
-    interrupt(8)
-    with pytest.raises(RuntimeError, match="Benchmark failed"):
-        run(solver, EVERY_3)
-    interrupt(14)
-    with pytest.raises(RuntimeError, match="Benchmark failed"):
-        run(solver, EVERY_3)
-    interrupt(None)
-    capsys.readouterr()
+    break_run(8, solver)
+    break_run(14, solver)
     resumed = run(solver, EVERY_3)
     assert "Continues from step 12" in capsys.readouterr().out
     assert measured(resumed) == measured(unbroken)
@@ -86,14 +86,10 @@ def test_every_solver_goes_on_to_the_bit(
 
 
 def test_repetitions_and_other_settings_have_their_own(
-        run, interrupt, folder, capsys, monkeypatch):
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run({"AdamW": {}, "SGD": {}}, EVERY_3, n_repetitions=2)
+        run, break_run, folder, capsys, monkeypatch):
+    break_run(8, {"AdamW": {}, "SGD": {}}, n_repetitions=2)
     assert len(list(folder.glob("*/*/step_*6"))) == 4
-    interrupt(None)
-    capsys.readouterr()
-    # Neither another rate, nor another seed, nor another problem.
+    # Another learning rate, another seed, two other problems.
     run({"AdamW": {"learning_rate": 0.02}}, EVERY_3)
     with monkeypatch.context() as patch:
         patch.setattr(Benchmark, "seed", 3)
@@ -108,14 +104,10 @@ def test_repetitions_and_other_settings_have_their_own(
     )
 
 
-def test_it_can_be_switched_off(run, whole, interrupt, folder, capsys):
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective={"checkpoint_every": 0})
+def test_it_can_be_switched_off(run, whole, break_run, folder, capsys):
+    break_run(8, objective={"checkpoint_every": 0})
     assert not list(folder.glob("*"))
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3)
-    interrupt(None)
+    break_run(8)
     fresh = run(objective=EVERY_3 | {"resume": False})
     assert "Continues" not in capsys.readouterr().out
     assert measured(fresh) == whole
@@ -132,7 +124,7 @@ def test_short_runs_write_none_by_themselves(run, folder, monkeypatch):
 
 def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
         run, folder, monkeypatch):
-    """A clock that a step moves by 10 s, and a checkpoint by 1 s."""
+    """With a fake clock: a step takes 10 s and a checkpoint 1 s."""
     now, saved = [0.0], []
     train_step = Trainer.train_step
 
@@ -164,10 +156,8 @@ def test_minutes_are_minutes_and_the_share_of_time_is_bounded(
     "tensors.safetensors", "state.json", "SHA256SUMS"
 ])
 def test_a_damaged_one_is_refused_and_the_one_before_taken(
-        run, whole, interrupt, folder, capsys, damage, name):
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3)
+        run, whole, break_run, folder, capsys, damage, name):
+    break_run(8)
     path, = folder.glob(f"*/*/step_*6/{name}")
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -175,8 +165,6 @@ def test_a_damaged_one_is_refused_and_the_one_before_taken(
     path.write_bytes(content[:-10] if damage == "cut" else content)
     if damage == "remove":
         path.unlink()
-    interrupt(None)
-    capsys.readouterr()
     resumed = run(objective=EVERY_3)
     output = capsys.readouterr().out
     assert f"WARNING: {path.parent}" in output and "not used" in output
@@ -184,39 +172,25 @@ def test_a_damaged_one_is_refused_and_the_one_before_taken(
     assert measured(resumed) == whole
 
 
-def test_of_two_it_is_the_one_written_last(
-        run, whole, interrupt, folder, capsys):
-    """Whether those of later steps are damaged, or of a run that was not
+def test_of_two_it_is_the_one_written_last(run, whole, break_run, folder):
+    """Even if those of later steps are damaged, or of a run that was not
     resumed."""
-    interrupt(9)
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3)
+    break_run(9)
     for path in folder.glob("*/*/step_*/state.json"):
         path.write_text("{}")
     for resume_it, step in [(True, 8), (False, 5), (False, 8)]:
-        interrupt(step)
-        with pytest.raises(RuntimeError):
-            run(objective=EVERY_3 | {"resume": resume_it})
-        interrupt(step + 1)
-        capsys.readouterr()
-        with pytest.raises(RuntimeError):
-            run(objective=EVERY_3)
+        break_run(step, objective={"resume": resume_it})
         newest = step - step % 3
-        assert f"Continues from step {newest}," in capsys.readouterr().out
-    # The folder that was in place of the new one is gone.
+        assert f"Continues from step {newest}," in break_run(step + 1)
+    # The folder that the new one replaced is gone.
     assert not list(folder.rglob("replaced"))
-    interrupt(None)
     assert measured(run(objective=EVERY_3)) == whole
 
 
 def test_a_limit_of_evaluations_counts_those_before(
-        run, interrupt, folder, capsys):
+        run, break_run, folder, capsys):
     unbroken = run(max_runs=2)
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3, max_runs=2)
-    interrupt(None)
-    capsys.readouterr()
+    break_run(8, max_runs=2)
     resumed = run(objective=EVERY_3, max_runs=2)
     assert "Continues from step 6" in capsys.readouterr().out
     assert measured(resumed) == measured(unbroken)
@@ -251,21 +225,17 @@ def test_weights_that_can_not_be_saved_cost_a_warning(
     assert measured(frame) == whole
 
 
-def test_one_of_other_code_is_refused_and_left_alone(
-        run, interrupt, folder, capsys, monkeypatch):
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3)
+def test_a_checkpoint_of_other_code_is_kept_and_not_used(
+        run, break_run, folder, capsys, monkeypatch):
+    break_run(8)
     before = sorted(folder.rglob("*"))
-    interrupt(None)
     identify = resume.identify
 
     def other_code(solver):
-        who, how = identify(solver)
-        return who, how | {"code": "other", "device": "cuda"}
+        run_key, environment_key = identify(solver)
+        return run_key, environment_key | {"code": "other", "device": "cuda"}
 
     monkeypatch.setattr(resume, "identify", other_code)
-    capsys.readouterr()
     run(objective=EVERY_3)
     output = capsys.readouterr().out
     assert "but with different code, device: it is kept and not" in output
@@ -274,23 +244,18 @@ def test_one_of_other_code_is_refused_and_left_alone(
 
 
 def test_a_description_that_can_not_be_read_costs_a_warning(
-        run, whole, interrupt, folder, capsys, monkeypatch):
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective=EVERY_3)
-    how, = folder.glob("*/*/how.json")
-    how.parent.rename(how.parent.with_name("other"))
-    how, = folder.glob("*/other/how.json")
-    how.write_text(how.read_text()[:-10])
-    interrupt(None)
-    capsys.readouterr()
+        run, whole, break_run, folder, capsys):
+    break_run(8)
+    path, = folder.glob("*/*/how.json")
+    path = path.parent.rename(path.parent.with_name("other")) / path.name
+    path.write_text(path.read_text()[:-10])
     frame = run(objective=EVERY_3)
     assert "but with an unreadable description" in capsys.readouterr().out
     assert measured(frame) == whole
 
 
 def test_the_key_has_all_that_results_depend_on(
-        run, interrupt, folder, monkeypatch):
+        run, folder, monkeypatch):
     identities = []
     identify = resume.identify
     monkeypatch.setattr(
@@ -307,24 +272,20 @@ def test_the_key_has_all_that_results_depend_on(
 
 
 def test_other_initial_weights_in_the_same_file_are_another_run(
-        run, interrupt, folder, tmp_path, capsys, bench):
+        run, break_run, folder, tmp_path, capsys, bench):
     path = tmp_path / "weights.safetensors"
     shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": 32}
     save_weights(make_model("gpt2", 256, seed=1, **shape), path)
     objective = EVERY_3 | {"initial_weights": repr(str(path))}
-    interrupt(8)
-    with pytest.raises(RuntimeError):
-        run(objective=objective)
-    interrupt(None)
+    break_run(8, objective=objective)
     Objective = bench.get_benchmark_objective()
     problem = Objective.get_instance(initial_weights=str(path))
     before = joblib.hash(problem)
     save_weights(make_model("gpt2", 256, seed=2, **shape), path)
-    capsys.readouterr()
     run(objective=objective)
     output = capsys.readouterr().out
     assert "but with different initial_weights: it is kept and not" in output
-    # Nor does benchopt take the results of the ones for those of the others.
+    # Nor does benchopt's cache confuse their results.
     assert joblib.hash(problem) != before
 
 
@@ -348,7 +309,7 @@ def test_a_folder_that_can_not_be_written_costs_a_warning(
 @pytest.mark.parametrize("mebibytes", [0.1, 0.7])
 def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
         run, whole, folder, capsys, monkeypatch, tmp_path, mebibytes):
-    """A real one: without room for one checkpoint, or for a second."""
+    """On a small tmpfs, with no room for the first or second checkpoint."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run([
@@ -372,14 +333,13 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing_unfinished(
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
-    """Rows of a run of AdamW that is never killed."""
+    """Evaluations of a run of AdamW that is never killed."""
     runs = Runs(tmp_path_factory.mktemp("unbroken"))
     code, output = runs.run()
     assert code == 0, output
-    return runs.rows()
+    return runs.evaluations()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moments", [
     # The first two steps are the warm-up's, the third the preparation's.
     [("step", 12), ("step", 7)],
@@ -397,11 +357,10 @@ def test_a_killed_process_loses_nothing(tmp_path, unbroken, moments):
         assert not runs.results.exists()
     code, output = runs.run()
     assert code == 0 and "Continues from step" in output, output
-    assert runs.rows() == unbroken
+    assert runs.evaluations() == unbroken
     assert not runs.left()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
     runs = Runs(tmp_path)
@@ -413,10 +372,9 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
     assert "The same command resumes from" in output
     code, output = runs.run()
     assert code == 0 and "Continues from step 11" in output, output
-    assert runs.rows() == unbroken
+    assert runs.evaluations() == unbroken
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("repetitions, step, ended, is_queued", [
     # In the eleventh step; in the warm-up, with nothing to go on from; and
     # before the first step of the second repetition.
@@ -424,7 +382,7 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
 ])
 def test_a_slurm_job_that_is_signalled_is_queued_again(
         tmp_path, unbroken, repetitions, step, ended, is_queued):
-    """With a stand-in for ``scontrol`` that notes what it is asked."""
+    """With a fake ``scontrol`` that records its arguments."""
     scontrol, asked = tmp_path / "scontrol", tmp_path / "asked"
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
     scontrol.chmod(0o755)
@@ -441,10 +399,9 @@ def test_a_slurm_job_that_is_signalled_is_queued_again(
         again = Runs(tmp_path)
         code, output = again.run()
         assert code == 0 and "Continues from step 11" in output, output
-        assert again.rows() == unbroken
+        assert again.evaluations() == unbroken
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_a_signal_in_the_last_evaluation_ends_the_runs_that_follow(
         tmp_path, unbroken, name):
@@ -457,7 +414,6 @@ def test_a_signal_in_the_last_evaluation_ends_the_runs_that_follow(
     assert output.count(f"step {unbroken['step'][-1]} of") == 1
 
 
-@pytest.mark.slow
 def test_two_processes_of_the_same_command_do_not_harm_each_other(
         tmp_path, unbroken):
     both = [Runs(tmp_path), Runs(tmp_path)]
@@ -468,10 +424,9 @@ def test_two_processes_of_the_same_command_do_not_harm_each_other(
         code, output = runs.wait(process)
         assert code == 0, output
         assert "Traceback" not in output and "damaged" not in output
-        assert runs.rows() == unbroken
+        assert runs.evaluations() == unbroken
 
 
-@pytest.mark.slow
 def test_the_command_that_kills_at_random_sees_nothing_lost():
     page = (ROOT / "docs/long_runs.rst").read_text()
     command, = re.findall("PYTHONPATH=. python (.*) AdamW SOAP --kills", page)
@@ -482,4 +437,4 @@ def test_the_command_that_kills_at_random_sees_nothing_lost():
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("SOAP: 3 kills (")
-    assert "rows equal; 0 files left" in process.stdout
+    assert "evaluations equal; 0 files left" in process.stdout

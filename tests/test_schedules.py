@@ -1,4 +1,4 @@
-"""Learning rates and evaluation points follow their published definitions."""
+"""Learning-rate schedules and evaluation steps, as published."""
 import math
 
 import numpy as np
@@ -41,7 +41,7 @@ def test_constant_stays_at_the_peak():
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_cooldown_waits_for_the_warmup_and_only_falls(schedule):
+def test_cooldown_starts_after_the_warmup_and_only_falls(schedule):
     factors = [
         learning_rate_factor(s, 100, 20, schedule, 1.0) for s in range(100)
     ]
@@ -67,7 +67,7 @@ def test_there_can_be_no_cooldown(warmup_steps, cooldown, schedule):
 ])
 def test_the_shortest_horizons_have_a_factor_at_every_step(
         num_steps, warmup_steps, cooldown, schedule):
-    """And after the last one: throw-away weights take two steps."""
+    """Even after the last one: the warm-up always takes two steps."""
     factors = [
         learning_rate_factor(
             step, num_steps, warmup_steps, schedule, cooldown
@@ -99,7 +99,7 @@ def test_both_ends_are_always_evaluated(num_steps, eval_every):
 
 
 def test_the_speedrun_is_evaluated_as_the_optimization_track_is():
-    # 10,485,760 tokens forward are the work of 6.67 steps of 524,288.
+    # 10,485,760 tokens forward are as much work as 6.67 steps of 524,288.
     for num_steps in (3250, 6200, 19485):
         assert choose_eval_every("auto", num_steps, 20 / 3) == 125
         share = evaluation_share(num_steps, 125, 20 / 3)
@@ -113,13 +113,13 @@ def test_the_speedrun_is_evaluated_as_the_optimization_track_is():
 def test_evaluations_take_a_tenth_of_the_time_at_most(num_steps, cost):
     eval_every = choose_eval_every("auto", num_steps, cost)
     assert evaluation_share(num_steps, eval_every, cost) <= 0.1
-    # And no fewer evaluations than that takes.
+    # Not fewer evaluations than necessary.
     if eval_every > 125:
         assert evaluation_share(num_steps, eval_every // 2, cost) > 0.1
-    # Unless asked for.
+    # An explicit number has no such bound.
     assert choose_eval_every(3, num_steps, cost) == 3
 
 
-def test_the_shortest_run_is_evaluated_at_both_ends_alone():
+def test_the_shortest_run_is_evaluated_only_at_both_ends():
     eval_every = choose_eval_every("auto", 20, 20 / 3)
     assert evaluation_steps(20, eval_every) == [0, 20]

@@ -1,4 +1,4 @@
-"""Signals are noted until somebody asks, and Slurm is asked to queue a job."""
+"""Deferred signals, and requests to Slurm to requeue a job."""
 import io
 import os
 import signal
@@ -22,8 +22,8 @@ def forget():
 
 @pytest.fixture
 def heard():
-    """Signals that were not noted, once they were taken and noted ones are
-    forgotten; the first handler of each is this one."""
+    """The list of signals that reach this test's handlers, which are in place
+    before any signal is installed."""
     heard = []
     forget()
     before = {
@@ -41,13 +41,13 @@ def send(*numbers):
         os.kill(os.getpid(), number)
 
 
-def test_what_is_taken_is_noted_and_what_is_given_back_is_not(heard):
+def test_an_installed_signal_is_pending_and_a_second_one_is_not(heard):
     send(TERM)
     signals.install([TERM])
     assert heard == [TERM] and signals.pending() is None
     send(TERM)
     assert heard == [TERM] and signals.pending() is TERM
-    # The second is given back by the first.
+    # The first signal has restored the handler.
     send(TERM)
     assert heard == [TERM, TERM]
 
@@ -64,12 +64,12 @@ def test_an_ignored_signal_stays_ignored(heard):
     ([USR2, USR2, USR2], USR2, []), ([USR1, signal.SIGINT], USR1,
                                      [signal.SIGINT]),
 ])
-def test_an_early_signal_counts_beside_any_other(
+def test_an_early_signal_takes_precedence(
         heard, numbers, counts, usual):
     """Slurm sends SIGTERM too, before it and after."""
     signals.install(signals.ALL)
     send(numbers[0])
-    # Only Ctrl-C, kill and the like come through, after the first.
+    # After the first, only Ctrl-C, kill and the like reach their handlers.
     send(*numbers[1:])
     assert signals.pending() is counts
     assert heard == (usual if numbers[0] in signals.EARLY else [])
@@ -77,8 +77,8 @@ def test_an_early_signal_counts_beside_any_other(
 
 @pytest.fixture
 def scontrol(heard, tmp_path, monkeypatch):
-    """``scontrol(code)`` puts one there that ends so; it notes what it is
-    asked in a file, which is returned."""
+    """``scontrol(code)`` creates one that ends with a line of shell; returns
+    the file where it records its arguments."""
     monkeypatch.setenv("SLURM_JOB_ID", "123")
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -106,7 +106,7 @@ def test_slurm_may_end_scontrol_with_the_job(scontrol):
     assert signals.requeue(USR1)
 
 
-def test_a_slurm_that_refuses_is_heard(scontrol, capsys):
+def test_a_refusal_of_slurm_costs_a_warning(scontrol, capsys):
     assert not signals.requeue(USR1)
     assert "WARNING: Slurm has not queued the job" in capsys.readouterr().out
     scontrol("exit 1")
@@ -114,8 +114,8 @@ def test_a_slurm_that_refuses_is_heard(scontrol, capsys):
     assert "returned non-zero exit status 1" in capsys.readouterr().out
 
 
-def test_submitit_that_fails_is_done_without(scontrol):
-    """It can't multiply a limit of "4:00:00", which is text."""
+def test_scontrol_requeues_if_submitit_fails(scontrol):
+    """submitit can't multiply a time limit that is text: "4:00:00"."""
     pytest.importorskip("submitit")
     from submitit.core.job_environment import SignalHandler
     from submitit.helpers import DelayedSubmission
@@ -135,8 +135,8 @@ def test_submitit_that_fails_is_done_without(scontrol):
         handler.has_timed_out()
 
 
-def test_a_run_goes_on_whose_lines_nobody_reads_any_more(monkeypatch):
-    """Ctrl-C ends the ``tee`` of ``benchopt run ... | tee log``, too."""
+def test_logging_to_a_closed_pipe_is_no_error(monkeypatch):
+    """Ctrl-C also ends the ``tee`` of ``benchopt run ... | tee log``."""
     reader, writer = os.pipe()
     os.close(reader)
     closed = io.TextIOWrapper(os.fdopen(writer, "wb", 0))

@@ -1,4 +1,4 @@
-"""The training loop does what its definition says, and nothing else."""
+"""The training loop against its definition, alone and under benchopt."""
 import functools
 import math
 import random
@@ -54,8 +54,8 @@ def loader(shard_dir):
 
 @pytest.fixture
 def make_trainer(loader):
-    """A Trainer of AdamW on the tiny model. Clipping is at work: gradients
-    are longer than their limit in every step."""
+    """A function that makes a Trainer of AdamW on the tiny model. Gradients
+    are longer than the clipping norm in every step."""
     def make_trainer(optimizer_class=torch.optim.AdamW, learning_rate=1e-2,
                      schedule=COSINE, max_grad_norm=0.2, **options):
         model = tiny_model()
@@ -69,7 +69,7 @@ def make_trainer(loader):
 
 @pytest.fixture
 def trained(make_trainer):
-    """A Trainer after six steps."""
+    """A function that makes a Trainer and trains it for six steps."""
     def trained(**options):
         trainer = make_trainer(**options)
         trainer.train(6)
@@ -85,7 +85,7 @@ def weights(trainer):
 
 
 def test_equals_a_loop_written_out(trained, loader):
-    """The same training, written as one would in a notebook."""
+    """The same training, written as in a notebook."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     tokens = loader.shards.arrays[0][:].astype(np.int64)
@@ -178,7 +178,7 @@ def test_training_loss_is_the_mean_since_it_was_asked_for(
 
 
 class Doubled(torch.optim.AdamW):
-    """Evaluates twice the weights that it trains."""
+    """AdamW whose evaluated weights are twice the trained weights."""
 
     def train(self):
         self._scale(0.5)
@@ -199,7 +199,7 @@ def test_other_weights_can_be_evaluated_and_training_goes_on(
     for step in range(1, 7):
         trainer.train(step)
         with trainer.eval_weights() as model:
-            # The gains are near 1 in training.
+            # In training, the gains are near 1.
             assert model.final_norm.weight.mean().item() > 1.5
         assert trainer.model.final_norm.weight.mean().item() < 1.5
     assert torch.equal(weights(trainer), weights(trained()))
@@ -268,19 +268,20 @@ def test_a_saved_state_goes_on_to_the_bit(make_trainer, optimizer_class):
     assert second.pop_train_loss() == unbroken.pop_train_loss()
 
 
-def test_an_optimizer_that_wants_a_closure_is_refused(make_trainer):
-    with pytest.raises(ValueError, match="LBFGS.step asks for closure"):
-        make_trainer(optimizer_class=torch.optim.LBFGS)
+def scheduler(parameters, lr):
+    return torch.optim.lr_scheduler.ConstantLR(
+        torch.optim.SGD(parameters, lr=lr)
+    )
 
 
-def test_what_is_no_optimizer_is_refused(make_trainer):
-    def scheduler(parameters, lr):
-        return torch.optim.lr_scheduler.ConstantLR(
-            torch.optim.SGD(parameters, lr=lr)
-        )
-
-    with pytest.raises(ValueError, match="ConstantLR is no torch.optim"):
-        make_trainer(optimizer_class=scheduler)
+@pytest.mark.parametrize("optimizer_class, message", [
+    (torch.optim.LBFGS, "LBFGS.step asks for closure"),
+    (scheduler, "ConstantLR is no torch.optim"),
+])
+def test_an_unsuitable_optimizer_is_refused(
+        make_trainer, optimizer_class, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(optimizer_class=optimizer_class)
 
 
 # ------------------------------------------------------ under benchopt's clock
@@ -319,11 +320,11 @@ def test_a_solver_trains_what_its_parameters_say(solver, trained):
     solver.run(lambda: losses.append(
         solver.get_result()["report"]["train_loss"]) or True)
     expected = trained()
-    # The parameters come by role, in another order: the norm of all
-    # gradients rounds differently.
+    # The parameters are in another order, by role, so the norm of all
+    # gradients is rounded differently.
     torch.testing.assert_close(weights(solver.trainer), weights(expected))
     assert len(losses) == 7
-    # Asked again at the same step, it is the same.
+    # A second result at the same step is the same.
     assert solver.get_result()["report"]["train_loss"] == losses[-1]
 
 
@@ -343,11 +344,12 @@ def test_warm_up_trains_throw_away_weights(solver):
     assert torch.equal(weights(solver.trainer), expected)
 
 
+@pytest.mark.slow
 def test_one_model_is_in_memory_at_a_time(solver):
     solver.pre_run_hook(None)
     first = solver.trainer
     model_weights = weakref.ref(first.model.token_embedding.weight)
-    # What torch.compile adds to a model is a reference to itself.
+    # torch.compile gives a model a reference to itself.
     compile_model(first.model)
     solver.pre_run_hook(None)
     assert first.model is None and first.optimizer is None
@@ -355,24 +357,18 @@ def test_one_model_is_in_memory_at_a_time(solver):
     assert solver.trainer.model is not None
 
 
-@pytest.mark.parametrize("groups, message", [
-    (lambda parameters: parameters[1:], "none or several: token_embedding"),
-    (lambda parameters: [*parameters, torch.zeros(3)], r"shape \(3,\)"),
+@pytest.mark.parametrize("first, second, message", [
+    (lambda ps: ps[1:], [], "none or several: token_embedding"),
+    (lambda ps: [*ps, torch.zeros(3)], [], r"shape \(3,\)"),
+    (list, ["final_norm.bias"], "none or several: final_norm.bias"),
 ])
-def test_parameters_in_no_group_are_refused(groups, message):
+def test_each_parameter_must_be_in_one_group(first, second, message):
     model = tiny_model()
-    optimizer = torch.optim.SGD(groups(list(model.parameters())), lr=1.0)
-    with pytest.raises(ValueError, match=message):
-        check_coverage(optimizer, model)
-
-
-def test_a_parameter_in_two_groups_is_refused():
-    model = tiny_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(first(list(model.parameters())), lr=1.0)
     optimizer.param_groups.append(
-        {"params": [model.final_norm.bias], "lr": 0.1}
+        {"params": list(map(model.get_parameter, second)), "lr": 0.1}
     )
-    with pytest.raises(ValueError, match="none or several: final_norm.bias"):
+    with pytest.raises(ValueError, match=message):
         check_coverage(optimizer, model)
 
 
@@ -420,7 +416,7 @@ def test_micro_batch_suits_a_cpu():
     assert max_micro_batch(1024, cpu, 1) == 4
     assert max_micro_batch(100_000, cpu, 1) == 1
     assert evaluation_rows(10_240, 1024, cpu) == 16
-    # A divisor where one is near; the rest would be a batch of another size.
+    # A near divisor, so that all micro-batches have the same size.
     assert evaluation_rows(30, 1024, cpu) == 15
     assert evaluation_rows(17, 1024, cpu) == 16
     assert evaluation_rows(3, 1024, cpu) == 3

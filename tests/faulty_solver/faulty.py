@@ -20,7 +20,7 @@ class Faulty(torch.optim.SGD):
         if self.steps < 10 or dist.get_rank() != self.rank:
             return
         if self.fault == "raise":
-            raise MemoryError(f"out of memory, says rank {self.rank}")
+            raise MemoryError(f"out of memory on rank {self.rank}")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "hang":
