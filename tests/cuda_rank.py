@@ -9,15 +9,12 @@ See test_ranks.py.
 # Before torch.
 from speed.fake_cuda.device import FakeCUDA  # isort: skip
 
-import json
 import multiprocessing
 import os
 import pickle
 import sys
 import types
 
-import torch
-import torch.distributed as dist
 import torch.testing._internal.distributed.fake_pg
 from benchopt.benchmark import Benchmark
 from benchopt.utils.run_context import RunContext
@@ -25,7 +22,7 @@ from benchopt.utils.run_context import RunContext
 from benchmark_utils.distributed import workers
 from benchmark_utils.distributed.world import World
 from benchmark_utils.hardware import device
-from cuda_runs import ROOT, STEPS, plant, watch
+from cuda_runs import ROOT, STEPS, plant, print_reports, watch
 
 RANK, SIZE = 1, 2
 OBJECTIVE = dict(
@@ -58,7 +55,7 @@ def watch_collectives(cuda):
     """Count the bytes sent from each device, by label and collective."""
     sent = {}
     for kind in ("all_reduce", "broadcast"):
-        send = getattr(dist, kind)
+        send = getattr(torch.distributed, kind)
 
         def counted(tensor, *arguments, _send=send, _kind=kind, **options):
             by_device = sent.setdefault(f"{cuda.where} {_kind}", {})
@@ -66,11 +63,11 @@ def watch_collectives(cuda):
             by_device[str(tensor.device)] = num_bytes + tensor.nbytes
             return _send(tensor, *arguments, **options)
 
-        setattr(dist, kind, counted)
+        setattr(torch.distributed, kind, counted)
     # Fake tensors have no numbers for ranks to agree on.
     World._of_number = lambda world, number, op: number
-    new_group = dist.new_group
-    dist.new_group = lambda backend, **options: new_group(
+    new_group = torch.distributed.new_group
+    torch.distributed.new_group = lambda backend, **options: new_group(
         backend="fake", **options
     )
     device.KINDS["cuda"] = device.KINDS["cuda"]._replace(backend="fake")
@@ -80,7 +77,7 @@ def watch_collectives(cuda):
 def run_rank_1(stem):
     """Run as rank 1; return the stem and a report."""
     bench = Benchmark(ROOT, no_cache=True)
-    # As in a process that rank 0 has started.
+    # A worker of rank 0 has this name.
     multiprocessing.current_process().name = "MainProcess"
     if stem == LOST:
         plant(workers.run_worker, "torch.cuda.set_device(rank)", "pass")
@@ -88,7 +85,7 @@ def run_rank_1(stem):
         run = pickled_run(bench, "adamw" if stem == LOST else stem)
         watch(cuda)
         sent = watch_collectives(cuda)
-        store = dist.TCPStore(
+        store = torch.distributed.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )
         # Rank 0's end of this pipe stays open until the run is over.
@@ -103,16 +100,7 @@ def run_rank_1(stem):
 
 
 def main(folder, *stems):
-    os.environ["BENCHOPT_DATA_HOME"] = folder
-    torch.set_num_threads(1)
-    Benchmark(ROOT, no_cache=True).get_solvers()
-    output = os.dup(sys.stdout.fileno())
-    # A process each, as in cuda_runs.py.
-    with multiprocessing.get_context("fork").Pool(1, os.dup2, (
-        sys.stderr.fileno(), sys.stdout.fileno()
-    ), maxtasksperchild=1) as pool:
-        for stem, report in pool.imap_unordered(run_rank_1, stems):
-            os.write(output, (json.dumps([stem, report]) + "\n").encode())
+    print_reports(run_rank_1, lambda _: stems, folder, num_processes=1)
 
 
 if __name__ == "__main__":

@@ -215,27 +215,31 @@ def run_once(folder, name):
     }
 
 
-def main(folder, *names):
-    os.environ["BENCHOPT_RAISE_ON_ERROR"] = "1"
+def print_reports(run, choose_names, folder, num_processes):
+    """Print what ``run`` returns for each name, as a line of JSON."""
     os.environ["BENCHOPT_DATA_HOME"] = folder
     torch.set_num_threads(1)
     solvers = Benchmark(ROOT, no_cache=True).get_solvers()
     # Keep imports out of the garbage collection before each run.
     gc.collect()
     gc.freeze()
-    names = names or [
-        *(solver.name for solver in solvers), *COMPILED, *BUGS
-    ]
     # A process per run, so that no bug outlives its run, forked from this one
     # so that torch is imported once.
     output = os.dup(sys.stdout.fileno())
-    with multiprocessing.get_context("fork").Pool(2, os.dup2, (
+    with multiprocessing.get_context("fork").Pool(num_processes, os.dup2, (
         sys.stderr.fileno(), sys.stdout.fileno()
     ), maxtasksperchild=1) as pool:
-        for name, report in pool.imap_unordered(
-            functools.partial(run_once, folder), names
-        ):
-            os.write(output, (json.dumps([name, report]) + "\n").encode())
+        for report in pool.imap_unordered(run, choose_names(solvers)):
+            os.write(output, (json.dumps(report) + "\n").encode())
+
+
+def main(folder, *names):
+    os.environ["BENCHOPT_RAISE_ON_ERROR"] = "1"
+    print_reports(
+        functools.partial(run_once, folder), lambda solvers: names or [
+            *(solver.name for solver in solvers), *COMPILED, *BUGS
+        ], folder, num_processes=2,
+    )
 
 
 if __name__ == "__main__":

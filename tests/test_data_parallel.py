@@ -65,7 +65,7 @@ def test_each_gradient_is_sent_once_per_step(monkeypatch):
             assert torch.allclose(p.grad, gradient, atol=1e-7)
 
 
-def test_gradients_are_sent_while_the_backward_pass_goes_on(monkeypatch):
+def test_gradients_are_sent_during_the_backward_pass(monkeypatch):
     sent, _, _ = train_one_step(monkeypatch)
     shares = [share for _, share in sent]
     assert len(shares) > 8 and shares == sorted(shares)

@@ -71,7 +71,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     "solver_file", SOLVER_FILES, ids=[file.stem for file in SOLVER_FILES]
 )
-def test_every_solver_goes_on_to_the_bit(
+def test_every_solver_resumes_to_the_bit(
         solver_file, run, break_run, folder, capsys):
     solver = {str(solver_file): {"num_steps": 16}}
     unbroken = run(solver)
@@ -376,7 +376,7 @@ def test_a_signal_writes_a_checkpoint_and_ends(tmp_path, unbroken, name):
 
 
 @pytest.mark.parametrize("repetitions, step, ended, is_queued", [
-    # In the eleventh step; in the warm-up, with nothing to go on from; and
+    # In the eleventh step; in the warm-up, with nothing to resume from; and
     # before the first step of the second repetition.
     (1, 14, 11, True), (1, 2, 0, False), (2, 28, 0, True),
 ])

@@ -13,11 +13,7 @@ from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.data.shards import TokenShards
 from benchmark_utils.hardware.compilation import compile_model
 from benchmark_utils.hardware.memory import choose_micro_batch, max_micro_batch
-from benchmark_utils.hardware.selection import (
-    Machine,
-    choose_device,
-    choose_dtype,
-)
+from benchmark_utils.hardware.selection import Machine, choose_device
 from benchmark_utils.harness.cache_key import versions
 from benchmark_utils.harness.problem import Problem, RunOptions
 from benchmark_utils.models.named import make_model
@@ -193,7 +189,7 @@ class Doubled(torch.optim.AdamW):
                 p.mul_(factor)
 
 
-def test_other_weights_can_be_evaluated_and_training_goes_on(
+def test_evaluating_other_weights_leaves_training_unchanged(
         make_trainer, trained):
     trainer = make_trainer(optimizer_class=Doubled)
     for step in range(1, 7):
@@ -249,7 +245,7 @@ def drawing_optimizer(parameters, lr):
 @pytest.mark.parametrize("optimizer_class", [
     torch.optim.AdamW, Doubled, drawing_optimizer,
 ])
-def test_a_saved_state_goes_on_to_the_bit(make_trainer, optimizer_class):
+def test_a_saved_state_continues_to_the_bit(make_trainer, optimizer_class):
     seed_generators(0)
     unbroken = make_trainer(optimizer_class=optimizer_class)
     unbroken.train(6)
@@ -372,32 +368,8 @@ def test_each_parameter_must_be_in_one_group(first, second, message):
         check_coverage(optimizer, model)
 
 
-def test_device_and_dtype_are_decided_with_a_reason():
-    cpu = torch.device("cpu")
-    assert choose_device("cpu") == (cpu, "as asked for")
-    assert choose_dtype("float32", cpu) == (torch.float32, "as asked for")
-    device, reason = choose_device("auto")
-    assert (device.type == "cuda") == torch.cuda.is_available()
-    assert "CUDA" in reason
-    dtype, reason = choose_dtype("auto", cpu)
-    assert ("not" in reason) == (dtype == torch.float32)
-
-
-@pytest.mark.parametrize("choose, argument", [
-    (choose_device, "tpu9"),
-    (choose_device, "meta"),
-    (choose_device, 1.5),
-    (lambda dtype: choose_dtype(dtype, torch.device("cpu")), "float16"),
-])
-def test_an_unknown_device_or_dtype_is_refused(choose, argument):
-    with pytest.raises(ValueError, match=str(argument)):
-        choose(argument)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="device='cuda' can't be used"):
-        choose_device("cuda")
+def test_an_explicit_device_is_used():
+    assert choose_device("cpu") == (torch.device("cpu"), "as asked for")
 
 
 def test_micro_batch_divides_the_rows():
