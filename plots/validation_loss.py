@@ -3,6 +3,7 @@ import numpy as np
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.curves import (
     AXES,
     highest_loss,
@@ -17,7 +18,7 @@ from benchmark_utils.analysis.problems import (
     problem_options,
     select,
 )
-from benchmark_utils.analysis.table import SEED, runs
+from benchmark_utils.analysis.table import runs
 
 NEAR = "near the target"
 SEEDS = "every seed"

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from benchmark_utils.analysis import statistics, survival
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.comparability import comparable_seconds
 from benchmark_utils.analysis.statistics import Estimate
-from benchmark_utils.analysis.table import SEED, ResultsError
+from benchmark_utils.analysis.table import ResultsError
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
 # The solvers that are the baseline where none is named.

@@ -5,8 +5,8 @@ Nothing here draws: ``plots/`` and ``benchmark_utils/report/figures.py`` do.
 import numpy as np
 import pandas as pd
 
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.survival import survival
-from benchmark_utils.analysis.table import SEED
 
 # An axis of the loss curves -> its column.
 AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}

@@ -7,8 +7,8 @@ def describe_failure(curve):
     Parameters
     ----------
     curve : list of dict
-        benchopt's rows of one run, in the order of its evaluations; as far as
-        it has come, or as a whole, with ``objective_stop_reason``.
+        What was measured at the evaluations of one run, in their order (see
+        ``columns.measured``): those so far, or all, with ``stop_reason``.
 
     Yields
     ------
@@ -18,24 +18,24 @@ def describe_failure(curve):
     if not curve:
         return
     first, last = curve[0], curve[-1]
-    initial, loss = first["objective_value"], last["objective_value"]
-    if last["objective_diverged"]:
+    initial, loss = first["val_loss"], last["val_loss"]
+    if last["diverged"]:
         yield (
-            f"diverged: at step {last['objective_step']} of "
-            f"{last['objective_num_steps']} its loss is not finite."
+            f"diverged: at step {last['step']} of "
+            f"{last['num_steps']} its loss is not finite."
         )
-    elif "objective_stop_reason" in last and loss > initial:
+    elif "stop_reason" in last and loss > initial:
         yield (
             f"ends at a loss of {loss:.4g}, above the {initial:.4g} of step "
             "0. Is a learning rate too large?"
         )
-    if len(curve) > 1 and not last["objective_weights_moved"]:
+    if len(curve) > 1 and not last["weights_moved"]:
         yield (
             "trains nothing: each of its weights is what it was. Is a "
             "learning rate 0, or too small?"
         )
-    if first["objective_target_reached"]:
+    if first["target_reached"]:
         yield (
             f"needs no training: its loss of {initial:.4g} at step 0 is below "
-            f"the target of {first['objective_target']:.4g}."
+            f"the target of {first['target']:.4g}."
         )

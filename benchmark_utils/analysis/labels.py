@@ -1,8 +1,9 @@
 """Short names of solvers: the solver, and only the parameters that differ."""
 import math
 
-PREFIX = "p_solver_"
-SETTINGS = "p_solver_settings"
+from benchmark_utils.analysis.columns import SOLVER
+
+SETTINGS = f"{SOLVER}settings"
 ABBREVIATIONS = {
     "learning_rate": "lr", "weight_decay": "wd", "num_steps": "steps",
     "warmup_steps": "warmup", "max_grad_norm": "clip",
@@ -25,7 +26,7 @@ def labels(runs):
         only Muon, "Adam lr=0.003" beside another Adam, "Muon settings=auto"
         beside one without. No two are the same.
     """
-    columns = [name for name in runs.columns if name.startswith(PREFIX)]
+    columns = [name for name in runs.columns if name.startswith(SOLVER)]
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
     # With published settings, a solver has values for those parameters alone
     # that were chosen as well: it is compared with its like.
@@ -46,7 +47,7 @@ def labels(runs):
         ]
         for solver in members:
             found[solver] = " ".join([name] + [
-                f"{_short(column.removeprefix(PREFIX))}="
+                f"{_short(column.removeprefix(SOLVER))}="
                 f"{_text(solvers.at[solver, column])}"
                 for column in differing
             ])
@@ -70,7 +71,7 @@ def family(solver, parameters):
     parameters : mapping
         Values by the names ``p_solver_*``, such as a row of results.
     """
-    optimizer = parameters.get(f"{PREFIX}optimizer")
+    optimizer = parameters.get(f"{SOLVER}optimizer")
     if isinstance(optimizer, str):
         return optimizer
     return solver.partition("[")[0]

@@ -3,9 +3,8 @@ import math
 
 import pandas as pd
 
-from benchmark_utils.analysis.table import PROBLEM, one_problem, plain
-
-PREFIXES = ("p_dataset_", "p_obj_")
+from benchmark_utils.analysis.columns import DATASET, OBJECTIVE, PROBLEM
+from benchmark_utils.analysis.table import one_problem, plain
 
 
 def problem_names(evaluations):
@@ -23,7 +22,8 @@ def problem_names(evaluations):
         objective). No two are the same.
     """
     columns = [
-        name for name in evaluations.columns if name.startswith(PREFIXES)
+        name for name in evaluations.columns
+        if name.startswith((DATASET, OBJECTIVE))
     ]
     rows = evaluations.drop_duplicates(PROBLEM)
     differing = [
@@ -32,7 +32,7 @@ def problem_names(evaluations):
     names = {}
     for _, row in rows.sort_values(PROBLEM).iterrows():
         name = " ".join([row["dataset"].partition("[")[0]] + [
-            f"{column.removeprefix('p_dataset_').removeprefix('p_obj_')}="
+            f"{column.removeprefix(DATASET).removeprefix(OBJECTIVE)}="
             f"{row[column]}"
             for column in differing if row.notna()[column]
         ])
@@ -59,7 +59,7 @@ def describe(evaluations, problem):
     """What the runs of a picture have in common: its second line."""
     target = evaluations["target"].iloc[0]
     size = evaluations["num_parameters"].iloc[0]
-    model = evaluations.get("p_obj_model", pd.Series(["GPT-2"])).iloc[0]
+    model = evaluations.get(f"{OBJECTIVE}model", pd.Series(["GPT-2"])).iloc[0]
     reached = (evaluations["steps_to_target"] < math.inf).any()
     return (
         f"{problem}, {model} of {shorten(size)} parameters, target "

@@ -2,7 +2,8 @@
 import numpy as np
 import pandas as pd
 
-from benchmark_utils.analysis.labels import PREFIX, labels
+from benchmark_utils.analysis.columns import SOLVER
+from benchmark_utils.analysis.labels import labels
 
 # What is drawn against a parameter, and what is said where nothing can be.
 MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
@@ -17,11 +18,11 @@ def swept_parameters(runs):
     with several values, all else alike; learning rates first."""
     found = []
     for column in runs.columns:
-        if column.startswith(PREFIX) and column != f"{PREFIX}optimizer":
+        if column.startswith(SOLVER) and column != f"{SOLVER}optimizer":
             values = pd.to_numeric(runs[column], errors="coerce")
             groups = values.groupby(_without(runs, column))
             if (groups.nunique() > 1).any():
-                found.append(column.removeprefix(PREFIX))
+                found.append(column.removeprefix(SOLVER))
     return sorted(
         found, key=lambda name: (not name.endswith("learning_rate"), name)
     )
@@ -31,7 +32,7 @@ def _without(runs, column):
     """The names of solvers without one of their parameters."""
     others = [
         name for name in runs.columns
-        if name.startswith(PREFIX) and name != column
+        if name.startswith(SOLVER) and name != column
     ]
     # A parameter that a solver doesn't have is a missing value, which
     # ``astype(str)`` would leave missing.
@@ -61,7 +62,7 @@ def sweep(runs, parameter, measure):
         half of the runs diverged or, of steps, never reached the target;
         ``low`` and ``high`` are of the finite ones.
     """
-    column = PREFIX + parameter
+    column = SOLVER + parameter
     rows = runs.assign(
         value=pd.to_numeric(runs[column], errors="coerce"),
         solver=_without(runs, column),
@@ -102,7 +103,7 @@ def logarithmic(runs, parameter):
     and epsilons, where all are above 0."""
     if not parameter.endswith(("learning_rate", "weight_decay", "eps")):
         return False
-    values = pd.to_numeric(runs[PREFIX + parameter], errors="coerce").dropna()
+    values = pd.to_numeric(runs[SOLVER + parameter], errors="coerce").dropna()
     return bool((values > 0).all())
 
 

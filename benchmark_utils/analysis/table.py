@@ -4,20 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark_utils.analysis.columns import (
+    OBJECTIVE,
+    PROBLEM,
+    RUN,
+    SEED,
+    rename_columns,
+)
 from benchmark_utils.analysis.labels import family, labels
 
-# benchopt's name -> ours. All other columns of the objective only lose their
-# prefix.
-NAMES = {
-    "dataset_name": "dataset", "objective_name": "objective",
-    "solver_name": "solver", "idx_rep": "repetition",
-    "objective_value": "val_loss", "time": "seconds",
-}
-PROBLEM = ["dataset", "objective"]
-# Repetitions of one number have the same initialisation and the same data
-# where they come from the same base seed.
-SEED = ["base_seed", "repetition"]
-RUN = PROBLEM + ["solver"] + SEED
 NEEDED = RUN + [
     "val_loss", "seconds", "step", "tokens", "num_steps", "target",
     "diverged", "steps_to_target", "tokens_to_target", "seconds_to_target",
@@ -99,9 +94,7 @@ def plain(results):
 
 
 def _renamed(results):
-    evaluations = results.rename(columns=lambda name: NAMES.get(
-        name, name.removeprefix("objective_")
-    ))
+    evaluations = rename_columns(results)
     if "base_seed" not in evaluations:
         evaluations["base_seed"] = 0
     missing = [name for name in NEEDED if name not in evaluations]
@@ -121,7 +114,7 @@ def _once(evaluations):
     are the same run, as is one of several files or commands."""
     switches = [
         name for name in evaluations
-        if name.startswith(("p_obj_", "source", "run_date"))
+        if name.startswith((OBJECTIVE, "source", "run_date"))
         and evaluations[name].nunique(dropna=False) > 1
     ]
     evaluations = evaluations.assign(copy=(

@@ -11,6 +11,8 @@ import sys
 
 from tqdm import tqdm
 
+from benchmark_utils.analysis.columns import logged
+
 
 class Progress:
     """A context in which one run trains.
@@ -49,20 +51,21 @@ class Progress:
         """Count one step."""
         self._bar.update()
 
-    def evaluated(self, rows):
+    def evaluated(self, curve):
         """Show an evaluation.
 
         Parameters
         ----------
-        rows : list of dict
-            benchopt's rows of the run so far.
+        curve : list of dict
+            What was measured at each evaluation so far: see
+            ``columns.measured``.
         """
-        last = plain(rows[-1])
+        last = curve[-1]
         if self._csv_path:
-            self._write(last, rows)
+            self._write(curve)
         losses = (
-            f"val_loss {last['value']:.4f}, target {last['target']:.4g} "
-            f"({last['value'] - last['target']:+.4f})"
+            f"val_loss {last['val_loss']:.4f}, target {last['target']:.4g} "
+            f"({last['val_loss'] - last['target']:+.4f})"
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(
@@ -80,33 +83,25 @@ class Progress:
         if last["step"] == 0:
             return ""
         seconds = (self.num_steps - last["step"]) * (
-            last["time"] / last["step"]
+            last["seconds"] / last["step"]
         ) + last["eval_seconds"] * sum(
             step > last["step"] for step in self.evaluations
         )
         return f", at most {in_words(seconds)} left"
 
-    def _write(self, last, rows):
-        """Append the last row; first, all rows that there are."""
-        new = [last]
+    def _write(self, curve):
+        """Append the last evaluation; the first time, all so far."""
+        new = curve[-1:]
         if self._file is None:
             self._file = self._csv_path.open("w", newline="")
             self._csv = csv.DictWriter(
-                self._file, list(last), extrasaction="ignore",
+                self._file, list(logged(curve[-1])), extrasaction="ignore",
                 lineterminator="\n",
             )
             self._csv.writeheader()
-            new = [plain(row) for row in rows]
-        self._csv.writerows(new)
+            new = curve
+        self._csv.writerows(map(logged, new))
         self._file.flush()
-
-
-def plain(row):
-    """What was measured of a row of benchopt's: dict by plain names."""
-    return {"time": row["time"]} | {
-        name.removeprefix("objective_"): value for name, value in row.items()
-        if name.startswith("objective_") and name != "objective_name"
-    }
 
 
 def in_words(seconds):

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark_utils.analysis.columns import PROBLEM, rename_columns
 from benchmark_utils.analysis.failures import describe_failure
 
 # The environment variable that tells the worker processes of a command in
 # which file to leave what is said when it ends.
 SUMMARY_FILE = "BENCHMARK_NANOGPT_NOTES"
-# benchopt's columns that tell a run from the others.
-RUN = ["dataset_name", "objective_name", "solver_name", "idx_rep"]
 
 # The path of this command's results, without the suffix; None if there are
 # none yet.
@@ -97,8 +96,9 @@ def print_report_command(since):
 
 def add_failures(path):
     """Note what the runs in a parquet file have to say."""
-    frame = pd.read_parquet(path).sort_values("objective_step")
-    for (*_, name, _), curve in frame.groupby(RUN, sort=False):
+    frame = rename_columns(pd.read_parquet(path)).sort_values("step")
+    runs = frame.groupby(PROBLEM + ["solver", "repetition"], sort=False)
+    for (*_, name, _), curve in runs:
         for sentence in describe_failure(curve.to_dict("records")):
             add_problem(name, sentence)
 

@@ -1,6 +1,7 @@
 """The end of a run, and what the results say about it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
+from benchmark_utils.analysis.columns import add_to_row, measured
 from benchmark_utils.analysis.crossings import first_crossing, interpolate
 from benchmark_utils.analysis.failures import describe_failure
 from benchmark_utils.console.progress import log
@@ -35,14 +36,11 @@ class TargetCriterion(StoppingCriterion):
             terminal=None, run_key=run_key,
         )
 
-    def should_stop(self, stop_val, objective_list):
-        stop, status, next_stop_val = super().should_stop(
-            stop_val, objective_list
-        )
-        last = objective_list[-1]
-        last["objective_tokens_per_second"] = tokens_per_second(
-            objective_list
-        )
+    def should_stop(self, stop_val, rows):
+        stop, status, next_stop_val = super().should_stop(stop_val, rows)
+        speed = tokens_per_second([measured(row) for row in rows])
+        add_to_row(rows[-1], {"tokens_per_second": speed})
+        curve = [measured(row) for row in rows]
         world = self.solver.world
         stop = not world.agree(not stop)
         if world.rank:
@@ -50,19 +48,20 @@ class TargetCriterion(StoppingCriterion):
             # keeps nothing of a run that was interrupted.
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
-            self.solver.progress.evaluated(objective_list)
-        said = set(describe_failure(objective_list[:-1]))
+            self.solver.progress.evaluated(curve)
+        known = set(describe_failure(curve[:-1]))
         if stop:
-            complete_curve(objective_list, stop_reason(last) or status)
-        for sentence in describe_failure(objective_list):
-            if sentence not in said:
+            complete_curve(rows, stop_reason(curve[-1]) or status)
+            curve = [measured(row) for row in rows]
+        for sentence in describe_failure(curve):
+            if sentence not in known:
                 log(f"WARNING: {self.solver.name} {sentence}")
                 add_problem(self.solver, sentence)
         return stop, status, next_stop_val
 
-    def check_convergence(self, objective_list):
-        last = objective_list[-1]
-        progress = last["objective_step"] / last["objective_num_steps"]
+    def check_convergence(self, rows):
+        last = measured(rows[-1])
+        progress = last["step"] / last["num_steps"]
         return stop_reason(last) is not None, float(progress)
 
 
@@ -82,14 +81,14 @@ def describe_limits(name, num_evaluations, max_runs, timeout):
         )
 
 
-def stop_reason(row):
+def stop_reason(evaluation):
     """Why a run ends after this evaluation: "diverged", "target" or
     "horizon"; None if it goes on."""
-    if row["objective_diverged"]:
+    if evaluation["diverged"]:
         return "diverged"
-    if row["objective_target_reached"] and row["objective_stop_at_target"]:
+    if evaluation["target_reached"] and evaluation["stop_at_target"]:
         return "target"
-    if row["objective_step"] >= row["objective_num_steps"]:
+    if evaluation["step"] >= evaluation["num_steps"]:
         return "horizon"
     return None
 
@@ -99,36 +98,35 @@ def tokens_per_second(curve):
     if len(curve) < 2:
         return 0.0
     before, last = curve[-2:]
-    seconds = last["time"] - before["time"]
-    return (last["objective_tokens"] - before["objective_tokens"]) / seconds
+    seconds = last["seconds"] - before["seconds"]
+    return (last["tokens"] - before["tokens"]) / seconds
 
 
-def complete_curve(curve, reason):
-    """Add to every row what is known of the run once it has ended.
+def complete_curve(rows, reason):
+    """Add to every row what is known of a run once it has ended.
 
-    ``objective_stop_reason`` is "target", "horizon", "diverged", "timeout" or
-    "max_runs". ``objective_{steps,tokens,seconds}_to_target`` are
-    interpolated linearly between the two evaluations around the first
-    crossing of the target; infinite for a run that never got there.
+    ``stop_reason`` is "target", "horizon", "diverged", "timeout" or
+    "max_runs". ``{steps,tokens,seconds}_to_target`` are interpolated linearly
+    between the two evaluations around the first crossing of the target;
+    infinite for a run that never got there.
 
     Parameters
     ----------
-    curve : list of dict
+    rows : list of dict
         benchopt's rows of one run, in the order of its evaluations.
     reason : str
     """
+    curve = [measured(row) for row in rows]
     crossing = first_crossing(
-        [row["objective_value"] for row in curve],
-        curve[-1]["objective_target"],
+        [evaluation["val_loss"] for evaluation in curve], curve[-1]["target"]
     )
-    facts = {"objective_stop_reason": reason} | {
-        f"objective_{quantity}_to_target": interpolate(
-            [row[key] for row in curve], crossing
+    facts = {"stop_reason": reason} | {
+        f"{quantity}_to_target": interpolate(
+            [evaluation[key] for evaluation in curve], crossing
         )
         for quantity, key in [
-            ("steps", "objective_step"), ("tokens", "objective_tokens"),
-            ("seconds", "time"),
+            ("steps", "step"), ("tokens", "tokens"), ("seconds", "seconds"),
         ]
     }
-    for row in curve:
-        row.update(facts)
+    for row in rows:
+        add_to_row(row, facts)

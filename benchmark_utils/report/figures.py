@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.curves import (
     AXES,
     highest_loss,
@@ -141,7 +142,7 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
             )
             continue
         text = names[label]
-        for _, seed in curve.groupby(["base_seed", "repetition"]):
+        for _, seed in curve.groupby(SEED):
             axes.plot(
                 seed["x"], seed["val_loss"], **style, label=text,
                 markevery=[-1],
