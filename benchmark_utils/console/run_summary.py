@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark_utils.analysis.columns import PROBLEM, rename_columns
-from benchmark_utils.analysis.failures import describe_failure
+from benchmark_utils.analysis.outcome import diagnostics
 
 # The environment variable that tells the worker processes of a command in
 # which file to leave what is said when it ends.
@@ -99,7 +99,7 @@ def add_failures(path):
     frame = rename_columns(pd.read_parquet(path)).sort_values("step")
     runs = frame.groupby(PROBLEM + ["solver", "repetition"], sort=False)
     for (*_, name, _), curve in runs:
-        for sentence in describe_failure(curve.to_dict("records")):
+        for sentence in diagnostics(curve.to_dict("records")):
             add_problem(name, sentence)
 
 

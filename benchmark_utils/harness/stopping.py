@@ -2,8 +2,11 @@
 from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.analysis.columns import add_to_row, measured
-from benchmark_utils.analysis.crossings import first_crossing, interpolate
-from benchmark_utils.analysis.failures import describe_failure
+from benchmark_utils.analysis.outcome import (
+    diagnostics,
+    first_crossing,
+    interpolate,
+)
 from benchmark_utils.console.progress import log
 from benchmark_utils.console.run_summary import add_problem
 
@@ -49,11 +52,11 @@ class TargetCriterion(StoppingCriterion):
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
             self.solver.progress.evaluated(curve)
-        known = set(describe_failure(curve[:-1]))
+        known = set(diagnostics(curve[:-1]))
         if stop:
             complete_curve(rows, stop_reason(curve[-1]) or status)
             curve = [measured(row) for row in rows]
-        for sentence in describe_failure(curve):
+        for sentence in diagnostics(curve):
             if sentence not in known:
                 log(f"WARNING: {self.solver.name} {sentence}")
                 add_problem(self.solver, sentence)

@@ -1,4 +1,5 @@
-"""Where a curve of losses crosses a target."""
+"""The outcome of a run: the step at which it reaches the target, and
+diagnostics of a run that went wrong."""
 import math
 
 
@@ -50,3 +51,43 @@ def interpolate(values, crossing):
     index, share = crossing
     start, end = values[max(index - 1, 0)], values[index]
     return float(start + share * (end - start))
+
+
+def diagnostics(curve):
+    """Yield sentences about a run that trains nothing, or diverges.
+
+    Parameters
+    ----------
+    curve : list of dict
+        What was measured at the evaluations of one run, in their order (see
+        ``columns.measured``): those so far, or all, with ``stop_reason``.
+
+    Yields
+    ------
+    sentence : str
+        Its subject is the run.
+    """
+    if not curve:
+        return
+    first, last = curve[0], curve[-1]
+    initial, loss = first["val_loss"], last["val_loss"]
+    if last["diverged"]:
+        yield (
+            f"diverged: at step {last['step']} of "
+            f"{last['num_steps']} its loss is not finite."
+        )
+    elif "stop_reason" in last and loss > initial:
+        yield (
+            f"ends at a loss of {loss:.4g}, above the {initial:.4g} of step "
+            "0. Is a learning rate too large?"
+        )
+    if len(curve) > 1 and not last["weights_moved"]:
+        yield (
+            "trains nothing: each of its weights is what it was. Is a "
+            "learning rate 0, or too small?"
+        )
+    if first["target_reached"]:
+        yield (
+            f"needs no training: its loss of {initial:.4g} at step 0 is below "
+            f"the target of {first['target']:.4g}."
+        )
