@@ -3,9 +3,9 @@ import numpy as np
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.sweeps import equal_times
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 
 class Plot(BasePlot):

@@ -4,9 +4,9 @@ import math
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.savings import steps_saved, title_of
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.table import problem_options, runs, select
 from benchmark_utils.analysis.verdict import verdict
 
 

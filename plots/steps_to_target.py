@@ -3,13 +3,8 @@ from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
 from benchmark_utils.analysis.curves import share_reached
-from benchmark_utils.analysis.problems import (
-    describe,
-    outcome,
-    problem_options,
-    select,
-)
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.labels import describe, legends
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 
 class Plot(BasePlot):
@@ -22,7 +17,7 @@ class Plot(BasePlot):
 
     def plot(self, df, problem):
         table = runs(select(df, problem))
-        names = outcome(table)
+        names = legends(table)
         curves, censored = share_reached(table)
         # The grey line keeps the axis whole where few runs got there.
         drawn = [traces.line([0, curves["steps"].max()], [1, 1], {

@@ -3,7 +3,7 @@ import numpy as np
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
     NO_POINTS,
@@ -12,7 +12,12 @@ from benchmark_utils.analysis.sweeps import (
     sweep,
     swept_parameters,
 )
-from benchmark_utils.analysis.table import plain, runs
+from benchmark_utils.analysis.table import (
+    plain,
+    problem_options,
+    runs,
+    select,
+)
 
 COLUMNS = {words: column for column, words in MEASURES.items()}
 NONE = "no parameter was swept"

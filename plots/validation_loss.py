@@ -12,13 +12,8 @@ from benchmark_utils.analysis.curves import (
     seed_curves,
     shows_target,
 )
-from benchmark_utils.analysis.problems import (
-    describe,
-    outcome,
-    problem_options,
-    select,
-)
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.labels import describe, legends
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 NEAR = "near the target"
 SEEDS = "every seed"
@@ -40,7 +35,7 @@ class Plot(BasePlot):
     def plot(self, df, against, zoom, lines, problem):
         evaluations = select(df, problem)
         highest = highest_loss(evaluations, near_target=zoom == NEAR)
-        names = outcome(runs(evaluations))
+        names = legends(runs(evaluations))
         compute = seed_curves if lines == SEEDS else median_curves
         curves = compute(evaluations, against, highest)
         drawn = []

@@ -4,8 +4,8 @@ import re
 from benchopt import BasePlot
 
 from benchmark_utils.analysis.formats import cells
-from benchmark_utils.analysis.problems import describe, problem_options, select
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.labels import describe
+from benchmark_utils.analysis.table import problem_options, runs, select
 from benchmark_utils.analysis.text import in_short
 from benchmark_utils.analysis.verdict import verdict
 

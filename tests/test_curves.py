@@ -10,7 +10,7 @@ from benchmark_utils.analysis.curves import (
     share_reached,
     shows_target,
 )
-from benchmark_utils.analysis.problems import problem_names
+from benchmark_utils.analysis.labels import problem_names
 from benchmark_utils.analysis.savings import steps_saved, title_of
 from benchmark_utils.analysis.sweeps import (
     at_the_edge,

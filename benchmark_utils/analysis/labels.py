@@ -1,7 +1,14 @@
-"""Short names of solvers: the solver, and only the parameters that differ."""
+"""Short names of solvers and problems: only the parameters that differ."""
 import math
 
-from benchmark_utils.analysis.columns import SOLVER
+import pandas as pd
+
+from benchmark_utils.analysis.columns import (
+    DATASET,
+    OBJECTIVE,
+    PROBLEM,
+    SOLVER,
+)
 
 SETTINGS = f"{SOLVER}settings"
 ABBREVIATIONS = {
@@ -75,6 +82,77 @@ def family(solver, parameters):
     if isinstance(optimizer, str):
         return optimizer
     return solver.partition("[")[0]
+
+
+def problem_names(evaluations):
+    """Names of the problems in results, for menus and titles.
+
+    Parameters
+    ----------
+    evaluations : DataFrame
+        See ``table.plain``.
+
+    Returns
+    -------
+    names : dict of str to (str, str)
+        "Simulated", or "Simulated margin=0.1" beside another, -> (dataset,
+        objective). No two are the same.
+    """
+    columns = [
+        name for name in evaluations.columns
+        if name.startswith((DATASET, OBJECTIVE))
+    ]
+    rows = evaluations.drop_duplicates(PROBLEM)
+    differing = [
+        name for name in columns if rows[name].map(str).nunique() > 1
+    ]
+    names = {}
+    for _, row in rows.sort_values(PROBLEM).iterrows():
+        name = " ".join([row["dataset"].partition("[")[0]] + [
+            f"{column.removeprefix(DATASET).removeprefix(OBJECTIVE)}="
+            f"{row[column]}"
+            for column in differing if row.notna()[column]
+        ])
+        if name in names:
+            name = f"{row['dataset']} {row['objective']}"
+        names[name] = (row["dataset"], row["objective"])
+    return names
+
+
+def describe(evaluations, problem):
+    """What the runs of a figure have in common: its second line."""
+    target = evaluations["target"].iloc[0]
+    size = evaluations["num_parameters"].iloc[0]
+    model = evaluations.get(f"{OBJECTIVE}model", pd.Series(["GPT-2"])).iloc[0]
+    reached = (evaluations["steps_to_target"] < math.inf).any()
+    return (
+        f"{problem}, {model} of {shorten(size)} parameters, target "
+        f"{target:.4g}{'' if reached else ' (not reached)'}"
+    )
+
+
+def shorten(count):
+    """A count in three digits: 124 M, 35.7 k."""
+    for unit, name in [(1e9, " G"), (1e6, " M"), (1e3, " k")]:
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return f"{count:.3g}"
+
+
+def legends(runs):
+    """Legends of the solvers: the label, and how many runs diverged.
+
+    Returns
+    -------
+    legends : dict of str to str
+        Label -> "Adam (1 of 3 diverged)", or the label alone.
+    """
+    found = {}
+    for label, rows in runs.groupby("label", sort=False):
+        diverged = int(rows["diverged"].sum())
+        note = f" ({diverged} of {len(rows)} diverged)" if diverged else ""
+        found[label] = label + note
+    return found
 
 
 def _short(parameter):

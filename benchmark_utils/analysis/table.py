@@ -11,7 +11,7 @@ from benchmark_utils.analysis.columns import (
     SEED,
     rename_columns,
 )
-from benchmark_utils.analysis.labels import family, labels
+from benchmark_utils.analysis.labels import family, labels, problem_names
 
 NEEDED = RUN + [
     "val_loss", "seconds", "step", "tokens", "num_steps", "target",
@@ -184,6 +184,19 @@ def one_problem(evaluations, dataset, objective):
         label=rows["solver"].map(labels(rows)),
         family=rows["solver"].map(families),
     ).reset_index(drop=True)
+
+
+def problem_options(results):
+    """The names of the problems in benchopt's results: the choices that a
+    plot offers."""
+    return list(problem_names(plain(results)))
+
+
+def select(results, problem):
+    """The evaluations (see ``one_problem``) on one problem of benchopt's
+    results, by its name in ``problem_options``."""
+    evaluations = plain(results)
+    return one_problem(evaluations, *problem_names(evaluations)[problem])
 
 
 def runs(evaluations):

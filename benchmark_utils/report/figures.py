@@ -21,7 +21,7 @@ from benchmark_utils.analysis.curves import (
     share_reached,
     shows_target,
 )
-from benchmark_utils.analysis.problems import describe, outcome, problem_names
+from benchmark_utils.analysis.labels import describe, legends, problem_names
 from benchmark_utils.analysis.savings import steps_saved, title_of
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
@@ -114,7 +114,7 @@ def _figures(evaluations, name, baseline):
 def _losses(evaluations, axis, styles, subtitle, near_target=False):
     """Medians and ranges of whole runs, or every seed near the target."""
     highest = highest_loss(evaluations, near_target)
-    names = outcome(runs(evaluations))
+    names = legends(runs(evaluations))
     compute = seed_curves if near_target else median_curves
     curves = compute(evaluations, axis, highest)
     figure, axes = _start(
@@ -153,7 +153,7 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
 
 def _steps_to_target(table, styles, subtitle):
     curves, censored = share_reached(table)
-    names = outcome(table)
+    names = legends(table)
     figure, axes = _start(
         "Share of runs at the target (tick: ended before)", subtitle, "steps",
         "share of runs at the target",
