@@ -4,8 +4,8 @@ import math
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import traces
+from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.labels import describe
-from benchmark_utils.analysis.savings import steps_saved, title_of
 from benchmark_utils.analysis.table import problem_options, runs, select
 from benchmark_utils.analysis.verdict import verdict
 

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.curves import (
     highest_loss,
     median_curves,
@@ -11,7 +12,6 @@ from benchmark_utils.analysis.curves import (
     shows_target,
 )
 from benchmark_utils.analysis.labels import problem_names
-from benchmark_utils.analysis.savings import steps_saved, title_of
 from benchmark_utils.analysis.sweeps import (
     at_the_edge,
     equal_times,

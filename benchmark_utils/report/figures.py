@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmark_utils.analysis.columns import SEED
+from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.curves import (
     AXES,
     highest_loss,
@@ -22,7 +23,6 @@ from benchmark_utils.analysis.curves import (
     shows_target,
 )
 from benchmark_utils.analysis.labels import describe, legends, problem_names
-from benchmark_utils.analysis.savings import steps_saved, title_of
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
     NO_POINTS,
