@@ -3,7 +3,7 @@ import math
 
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
+from benchmark_utils.analysis import scatter
 from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.table import problem_options, runs, select
@@ -25,7 +25,7 @@ class Plot(BasePlot):
             # one without numbers leaves the picture empty.
             return [{
                 "x": without[:1], "y": [[math.nan] * 5], "label": without[0],
-                "color": traces.GREY,
+                "color": scatter.GREY,
             }]
         drawn = []
         for row in saved.itertuples():

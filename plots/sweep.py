@@ -2,7 +2,7 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
+from benchmark_utils.analysis import scatter
 from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
@@ -52,16 +52,17 @@ class Plot(BasePlot):
             finite = np.isfinite(rows["median"])
             inside = rows[finite]
             drawn.append(
-                traces.line(inside["value"], inside["y"], style) | {
+                scatter.line(inside["value"], inside["y"], style) | {
                     "y_low": inside["low"].tolist(),
                     "y_high": inside["high"].tolist(),
                 }
             )
             for marker, chosen in [
-                (traces.CROSS, rows[~finite]), (traces.STAR, rows[rows.best]),
-                (traces.CIRCLE, inside[~inside.best]),
+                (scatter.CROSS, rows[~finite]),
+                (scatter.STAR, rows[rows["best"]]),
+                (scatter.CIRCLE, inside[~inside["best"]]),
             ]:
-                drawn.append(traces.points(
+                drawn.append(scatter.points(
                     chosen["value"], chosen["y"], style | {"marker": marker}
                 ))
         return drawn

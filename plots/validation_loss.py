@@ -2,7 +2,7 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
+from benchmark_utils.analysis import scatter
 from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.curves import (
     AXES,
@@ -42,12 +42,12 @@ class Plot(BasePlot):
         for label, curve in in_order(curves, names):
             style = self.get_style(label) | {"label": names[label]}
             if lines != SEEDS:
-                marks = traces.some(curve["x"], curve["val_loss"], style)
+                marks = scatter.some(curve["x"], curve["val_loss"], style)
             else:
                 ends = curve.groupby(SEED).tail(1)
-                marks = traces.points(ends["x"], ends["val_loss"], style)
+                marks = scatter.points(ends["x"], ends["val_loss"], style)
                 curve = _with_gaps(curve)
-            trace = traces.line(curve["x"], curve["val_loss"], style)
+            trace = scatter.line(curve["x"], curve["val_loss"], style)
             if lines != SEEDS and curve["low"].notna().any():
                 trace |= {
                     "y_low": curve["low"].tolist(),
@@ -56,9 +56,9 @@ class Plot(BasePlot):
             drawn += [trace, marks]
         target = evaluations["target"].iloc[0]
         if shows_target(evaluations, near_target=zoom == NEAR):
-            drawn.append(traces.line(
+            drawn.append(scatter.line(
                 [curves["x"].min(), curves["x"].max()], [target, target],
-                {"label": f"target {target:.4g}", "color": traces.GREY},
+                {"label": f"target {target:.4g}", "color": scatter.GREY},
             ))
         return drawn
 
