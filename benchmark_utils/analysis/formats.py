@@ -2,10 +2,10 @@
 
 Each takes a list of ``Verdict``, one per problem, and returns a text.
 """
-import csv
-import io
 import math
 import textwrap
+
+import pandas as pd
 
 from benchmark_utils.analysis.text import mean_and_sd
 
@@ -59,7 +59,7 @@ def as_latex(verdicts):
 
 
 def as_csv(verdicts):
-    """All numbers unrounded, a row per solver; empty where there is none."""
+    """Write all numbers unrounded, a row per solver; empty if missing."""
     rows = []
     for verdict in verdicts:
         for row in verdict.summaries.to_dict("records"):
@@ -70,16 +70,10 @@ def as_csv(verdicts):
                 "baseline": verdict.baseline,
                 **(_numbers(compared) if compared else {}),
             })
-    names = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({
-            name: "" if isinstance(value, float) and math.isnan(value)
-            else value for name, value in row.items()
-        })
-    return text.getvalue()
+    # As objects, so that counts stay whole where one is missing.
+    return pd.DataFrame(rows, dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 FORMATS = {
