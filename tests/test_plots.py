@@ -231,7 +231,7 @@ def test_the_page_says_how_pictures_are_had(tmp_path):
     clone.run(select)
     clone.run(run + " --no-display --output mine")
     said = clone.run(pictures)
-    assert "9 pictures as PDF and PNG in figures" in said
+    assert "9 figures as PDF and PNG in figures" in said
     assert "needs no network" in said
     assert len(list((clone.folder / "figures").iterdir())) == 18
     page = clone.folder / "outputs" / "benchmark_nanogpt_mine.html"

@@ -57,7 +57,7 @@ def test_report_is_a_row_per_solver_then_the_verdict(results, printed):
         "- Muon reaches 2.5 in 32.6 % fewer steps than Adam (95 % CI 24.8 to "
         "39.5;"
     )
-    assert "How carefully each solver was tuned" in notes
+    assert "how carefully each solver was tuned" in notes
 
 
 def test_report_fits_the_terminal(tmp_path, printed):
@@ -115,7 +115,7 @@ def test_several_files_are_one_table(results, printed):
         text.split()
     )
     # Two files are two commands.
-    assert "Seconds and ms per step do not compare" in text
+    assert "Seconds and ms per step are not comparable" in text
 
 
 def test_newest_of_two_results_of_a_run_counts(results, capsys):
@@ -128,7 +128,7 @@ def test_newest_of_two_results_of_a_run_counts(results, capsys):
     assert "101.0" in out and "199.0" not in out
     assert err == (
         f"Results: {newer}, {results}\n"
-        "3 runs are in the results more than once: the newest of each "
+        "3 runs appear more than once in the results: the newest of each "
         "counts.\n"
     )
 
@@ -193,17 +193,17 @@ def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
     (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
     (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
     (["{folder}/other.parquet"], "other.parquet is not a file of "
-     "results of this benchmark: it lacks 16 of the columns that all have, "
-     "such as dataset."),
+     "results of this benchmark: it lacks 16 required columns, such as "
+     "dataset."),
     (["{folder}/none.parquet", "--html"], "no file {folder}/none.parquet."),
     (["{folder}"], "{folder} is not a file of results of this benchmark: it "
      "is a folder."),
-    (["{folder}/rowless.parquet"], "it holds no rows."),
+    (["{folder}/rowless.parquet"], "it holds no evaluations."),
     (["{folder}/made.parquet", "--html"], "`benchopt plot . -f FILE"),
     (["{folder}/made.parquet", "--figures", "{folder}/notes.txt"],
      "--figures {folder}/notes.txt is not a folder."),
     (["{folder}/made.parquet", "--output", "{folder}/notes.txt"],
-     "{folder}/notes.txt is there already"),
+     "{folder}/notes.txt already exists"),
     (["{folder}/made.parquet", "--baseline", "Adamm"],
      "baseline 'Adamm' is not in the results: take one of Adam, Muon, SGD."),
     (["{folder}/made.parquet", "--output", "{folder}/no/x.md"],

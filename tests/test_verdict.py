@@ -164,9 +164,8 @@ def test_one_seed_is_called_one_seed():
 def test_one_seed_that_never_gets_there_is_called_one_seed():
     sentence, = verdict_of({"Adam": [None], "Muon": [None]}).sentences
     assert sentence.startswith(
-        "Neither Muon nor Adam reaches 2.5 (one seed each within 300 steps): "
-        "steps to it do not compare. With one seed there is no "
-        "verdict"
+        "Neither Muon nor Adam reaches 2.5 (one seed each within 300 steps), "
+        "so steps to it cannot be compared. With one seed there is no verdict"
     )
 
 
@@ -178,6 +177,10 @@ def test_two_seeds_are_two_numbers():
         "verdict: train three or more."
     ]
     assert math.isnan(found.comparisons["Muon"].p)
+    found = verdict_of({"Adam": [250, 260], "Muon": [None, None]})
+    assert found.sentences[0].startswith(
+        "Muon missed the target in both seeds (trained for 300 steps); Adam: "
+    )
 
 
 def test_the_more_comparisons_the_less_is_a_difference():
@@ -249,8 +252,8 @@ def test_worked_example_with_censored_seeds_is_no_difference():
 def test_three_censored_seeds_get_no_test():
     found = verdict_of({"Adam": [None, None, None], "Muon": [200, 210, 220]})
     assert found.sentences == [
-        "Muon and Adam: 3 of 3 seeds against 0 of 3 within 300 steps. There "
-        "is no test of so few seeds (the smallest p it could have is 0.1)."
+        "Muon and Adam: 3 of 3 seeds against 0 of 3 within 300 steps. Too few "
+        "seeds to test (smallest possible p: 0.1)."
     ]
 
 
@@ -356,7 +359,7 @@ def test_several_settings_of_a_solver_are_called_a_choice():
         for rate in (0.01, 0.003)
     ])
     notes = verdict(runs_of(results)).notes
-    assert any("Adam is here with 2 settings" in note for note in notes)
+    assert any("Adam has 2 settings" in note for note in notes)
 
 
 def test_sources_of_published_settings_are_named():

@@ -4,7 +4,7 @@ import math
 
 
 def first_crossing(losses, target):
-    """Where a curve first falls below the target.
+    """Find where a curve first falls below the target.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def first_crossing(losses, target):
 
 
 def interpolate(values, crossing):
-    """The value of a quantity where the loss crossed the target.
+    """Interpolate a quantity to where the loss crosses the target.
 
     Parameters
     ----------
@@ -83,8 +83,8 @@ def diagnostics(curve):
         )
     if len(curve) > 1 and not last["weights_moved"]:
         yield (
-            "trains nothing: each of its weights is what it was. Is a "
-            "learning rate 0, or too small?"
+            "trains nothing: no weight has changed. Is a learning rate 0, or "
+            "too small?"
         )
     if first["target_reached"]:
         yield (

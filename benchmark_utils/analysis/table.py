@@ -100,11 +100,10 @@ def _renamed(results):
     missing = [name for name in NEEDED if name not in evaluations]
     if missing:
         raise ResultsError(
-            f"it lacks {len(missing)} of the columns that all have, such as "
-            f"{missing[0]}."
+            f"it lacks {len(missing)} required columns, such as {missing[0]}."
         )
     if evaluations.empty:
-        raise ResultsError("it holds no rows.")
+        raise ResultsError("it holds no evaluations.")
     return evaluations
 
 
@@ -124,7 +123,7 @@ def _once(evaluations):
     copies = evaluations.groupby(RUN)["copy"].nunique()
     if (copies > 1).any():
         warnings.warn(
-            f"{(copies > 1).sum()} runs are in the results more than once: "
+            f"{(copies > 1).sum()} runs appear more than once in the results: "
             "the newest of each counts.",
             RepeatedRuns, stacklevel=3,
         )
@@ -134,9 +133,8 @@ def _once(evaluations):
     twice = evaluations[evaluations.duplicated(RUN + ["step"])]
     if len(twice):
         raise ResultsError(
-            f"two runs of {twice['solver'].iloc[0]} have one name, seed and "
-            "repetition: they can't be told apart. Give their solvers "
-            "different names."
+            f"two runs of {twice['solver'].iloc[0]} have the same name, seed "
+            "and repetition: give their solvers different names."
         )
     return evaluations.drop(columns="copy")
 
@@ -173,8 +171,8 @@ def one_problem(evaluations, dataset, objective):
     if len(targets) > 1:
         raise ResultsError(
             f"The runs on {dataset} have different targets, "
-            f"{' and '.join(f'{target:g}' for target in targets)}: they do "
-            "not compare. Report their files one by one."
+            f"{' and '.join(f'{target:g}' for target in targets)}, and are "
+            "not comparable. Report their files one by one."
         )
     families = {
         row["solver"]: family(row["solver"], row)

@@ -1,8 +1,7 @@
-"""The progress of a run: on a terminal, in a log, and in a file.
+"""Progress of a run, on the screen and in a CSV file.
 
-On a terminal it is a bar, elsewhere a line per evaluation. The file, if one is
-asked for, has a row per evaluation, written while the run trains: what is to
-be followed live, or loaded into another tool, is read from there.
+A terminal shows a bar, a log has a line per evaluation. The optional file has
+a row per evaluation and grows while the run trains: other tools can follow it.
 """
 import contextlib
 import csv
@@ -15,7 +14,7 @@ from benchmark_utils.analysis.columns import logged
 
 
 class Progress:
-    """A context in which one run trains.
+    """Context manager that shows the progress of one run.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ class Progress:
             desc=f"{self.name}, repetition {self.repetition + 1}",
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
-        # The bar and the lines of a log have only the solver's short name.
+        # The bar and the log's lines have only the solver's short name.
         log_once(str(solver))
         if csv_path:
             log(f"A row per evaluation: {csv_path}")
@@ -79,7 +78,7 @@ class Progress:
         )
 
     def _left(self, last):
-        """Time to the horizon, evaluations included, in words."""
+        """Format the time to the horizon, including evaluations."""
         if last["step"] == 0:
             return ""
         seconds = (self.num_steps - last["step"]) * (
@@ -105,7 +104,7 @@ class Progress:
 
 
 def in_words(seconds):
-    """A duration with one unit: "40 s", "5 min", "2.5 h"."""
+    """Format a duration with one unit: "40 s", "5 min", "2.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -115,8 +114,8 @@ def in_words(seconds):
 
 def log(message):
     """Print a line about a run, above the bar if there is one."""
-    # Ctrl-C also ends a program that the lines are piped into, and that must
-    # not be the end of the run, which has a checkpoint to write.
+    # Ctrl-C also ends the program that reads this output through a pipe. The
+    # run must survive that, because it has a checkpoint to write.
     with contextlib.suppress(BrokenPipeError):
         tqdm.write(message)
         sys.stdout.flush()
@@ -124,7 +123,7 @@ def log(message):
 
 @contextlib.contextmanager
 def only_warned(what):
-    """A context in which something can fail at the cost of a warning."""
+    """Turn OSError and TypeError in this context into a warning."""
     try:
         yield
     except (OSError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""The end of a run, and what the results say about it."""
+"""Stopping criterion: when a run ends, and how its results record it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.analysis.columns import add_to_row, measured
@@ -16,11 +16,11 @@ class TargetCriterion(StoppingCriterion):
 
     There is no patience: a loss that rises for a while, as on the plateau
     before a cool-down, never ends a run. benchopt's own check for divergence
-    is off (it is given no key to monitor) because it throws the curve away.
+    is off (there is no key to monitor) because it discards the curve.
 
-    Only here are losses and benchopt's clock seen side by side, and benchopt
-    says only here when it is a limit of its own that ends a run. Hence the
-    rows of the results are completed here.
+    The rows of the results are completed here because only a stopping
+    criterion has both losses and benchopt's clock, and knows whether a limit
+    of benchopt ended the run.
     """
 
     def get_runner_instance(self, max_runs=1, timeout=None, terminal=None,
@@ -30,12 +30,12 @@ class TargetCriterion(StoppingCriterion):
         ):
             log(f"WARNING: {warning}")
         if solver.world.rank:
-            # One clock decides.
+            # Rank 0's clock decides.
             timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, solver=solver,
-            # Without a terminal benchopt shows no progress of its own, which
-            # would be a second line for every evaluation (see progress.py).
+            # Without a terminal, benchopt doesn't print its own line for
+            # every evaluation, in addition to those of progress.py.
             terminal=None, run_key=run_key,
         )
 
@@ -47,8 +47,8 @@ class TargetCriterion(StoppingCriterion):
         world = self.solver.world
         stop = not world.agree(not stop)
         if world.rank:
-            # The results are those of rank 0, and so are the files; benchopt
-            # keeps nothing of a run that was interrupted.
+            # Rank 0 writes the results and files. benchopt discards the
+            # results of an interrupted run.
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
             self.solver.progress.evaluated(curve)
@@ -85,8 +85,8 @@ def describe_limits(name, num_evaluations, max_runs, timeout):
 
 
 def stop_reason(evaluation):
-    """Why a run ends after this evaluation: "diverged", "target" or
-    "horizon"; None if it goes on."""
+    """Return why a run ends after this evaluation: "diverged", "target" or
+    "horizon"; None if it continues."""
     if evaluation["diverged"]:
         return "diverged"
     if evaluation["target_reached"] and evaluation["stop_at_target"]:
@@ -97,7 +97,8 @@ def stop_reason(evaluation):
 
 
 def tokens_per_second(curve):
-    """Training speed since the previous evaluation; 0 at the first."""
+    """Compute the training speed since the previous evaluation; 0 at the
+    first."""
     if len(curve) < 2:
         return 0.0
     before, last = curve[-2:]
@@ -106,7 +107,7 @@ def tokens_per_second(curve):
 
 
 def complete_curve(rows, reason):
-    """Add to every row what is known of a run once it has ended.
+    """Add to every row what is known at the end of the run.
 
     ``stop_reason`` is "target", "horizon", "diverged", "timeout" or
     "max_runs". ``{steps,tokens,seconds}_to_target`` are interpolated linearly
