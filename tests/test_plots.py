@@ -225,7 +225,7 @@ def test_a_browser_without_network_draws_every_picture(page, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_says_how_pictures_are_had(tmp_path):
-    pictures, follow = code_blocks("docs/pictures.rst", "bash")
+    pictures, follow = code_blocks("docs/figures.rst", "bash")
     select, run = follow.splitlines()
     clone = Clone(tmp_path / "clone")
     clone.run(select)
@@ -244,7 +244,7 @@ def test_other_tools_read_the_file_of_a_run(
         package, run, tmp_path, monkeypatch):
     pytest.importorskip(package)
     source, = [
-        block for block in code_blocks("docs/pictures.rst", "python")
+        block for block in code_blocks("docs/figures.rst", "python")
         if package in block
     ]
     monkeypatch.chdir(tmp_path)
