@@ -1,4 +1,4 @@
-"""Speed against efficiency: what a step takes against how many are needed."""
+"""Speed against efficiency: time per step against steps to target."""
 import numpy as np
 from benchopt import BasePlot
 
@@ -10,7 +10,7 @@ from benchmark_utils.analysis.table import problem_options, runs, select
 
 class Plot(BasePlot):
     """One point per run that reached the target. On a grey line, all runs
-    take the same time: the lighter, the sooner."""
+    take the same time; lighter is faster."""
 
     name = "Speed"
     type = "scatter"
@@ -19,7 +19,7 @@ class Plot(BasePlot):
     def plot(self, df, problem):
         table = runs(select(df, problem))
         lines = equal_times(table).groupby("seconds")
-        # The longer, the darker.
+        # Longer times are darker.
         shades = np.linspace(0.8, 0.4, len(lines))
         drawn = [
             scatter.line(rows["steps"], rows["ms_per_step"], {

@@ -1,4 +1,4 @@
-"""How soon, and how surely: the share of runs at the target by each step."""
+"""Share of runs that reached the target, by step."""
 from benchopt import BasePlot
 
 from benchmark_utils.analysis import scatter
@@ -19,7 +19,7 @@ class Plot(BasePlot):
         table = runs(select(df, problem))
         names = legends(table)
         curves, censored = share_reached(table)
-        # The grey line keeps the axis whole where few runs got there.
+        # The grey line keeps the axis at 0 to 1 if few runs reach the target.
         drawn = [scatter.line([0, curves["steps"].max()], [1, 1], {
             "label": "all runs", "color": scatter.GREY
         })]
@@ -32,7 +32,7 @@ class Plot(BasePlot):
                     ticks["steps"], ticks["share"],
                     style | {"marker": scatter.TICK},
                 ))
-            # Solvers with the same share are told apart by their markers.
+            # Markers tell solvers with the same share apart.
             rises = curve[curve["share"].diff() > 0]
             drawn.append(scatter.points(rises["steps"], rises["share"], style))
         return drawn

@@ -42,7 +42,7 @@ class Plot(BasePlot):
 
     def plot(self, df, parameter, measure, problem):
         table = runs(select(df, problem))
-        # benchopt asks for all combinations, also those that did not run.
+        # benchopt asks for all combinations, even those that did not run.
         if parameter not in swept_parameters(table):
             return []
         found = at_the_edge(sweep(table, parameter, COLUMNS[measure]))

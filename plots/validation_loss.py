@@ -1,4 +1,4 @@
-"""The curves to compare: validation loss against steps, tokens or time."""
+"""Validation loss against steps, tokens or training time."""
 import numpy as np
 from benchopt import BasePlot
 
@@ -73,7 +73,7 @@ class Plot(BasePlot):
 
 
 def _with_gaps(curves):
-    """The curves of all runs as one, with a nan between two."""
+    """Join the curves of all runs, separated by nan."""
     starts = np.flatnonzero(
         curves.groupby(SEED, sort=False).ngroup().diff() > 0
     )

@@ -1,7 +1,7 @@
-"""Column names: benchopt's, and those of this benchmark.
+"""Column names: benchopt's, and this benchmark's own.
 
 No other module knows benchopt's names of what is measured. From here on a
-validation loss is ``val_loss``; objective.py has to call it ``value``.
+validation loss is ``val_loss``; benchopt requires ``value`` in objective.py.
 """
 from collections.abc import Mapping
 from typing import Any

@@ -134,7 +134,7 @@ def warnings(runs):
 
 
 def _side_by_side(runs):
-    """Whether the clock says that two runs on a machine overlapped."""
+    """Whether two runs overlapped, by the clock."""
     if not {"started", "ended"} <= set(runs):
         return False
     spans = runs[["started", "ended"]].dropna().sort_values("started")

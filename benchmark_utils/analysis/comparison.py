@@ -1,7 +1,7 @@
 """Comparisons: one row per solver, and each solver against a baseline.
 
-Which test is used follows from the design and from what was censored, never
-from the p-value: docs/evidence.rst says when and why.
+The choice of test depends on the design and on censoring, never on the
+p-value: see docs/evidence.rst.
 """
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from benchmark_utils.analysis.statistics import Estimate
 from benchmark_utils.analysis.table import ResultsError
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
-# The solvers that are the baseline where none is named.
+# The default baselines.
 BASELINES = ["AdamW", "Adam"]
 # Columns of the steps saved.
 SAVED = ["label", "saved", "low", "high"]
@@ -25,14 +25,14 @@ MAX_NAMES = 25
 
 
 class Comparison(NamedTuple):
-    """A solver against the baseline.
+    """Comparison of a solver with the baseline.
 
-    ``ratio`` and ``seconds`` are ratios to the baseline of steps and of
-    seconds to the target, ``saved`` is the difference of mean steps up to
+    ``ratio`` and ``seconds`` are ratios of steps and of seconds to the target
+    to those of the baseline, ``saved`` is the difference of mean steps up to
     ``until``, ``loss`` the difference of final losses at step ``loss_step``;
-    each is nan where the data don't carry it. ``p`` is the p-value of
-    ``test``, ``adjusted_p`` that after Holm's adjustment for all comparisons;
-    ``sooner`` is whether the solver is the faster of the two.
+    each is nan if the data don't support it. ``p`` is the p-value of
+    ``test``, ``adjusted_p`` the same after Holm's adjustment for all
+    comparisons; ``sooner`` is whether the solver is faster.
     """
     label: str
     baseline: str
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 def summaries(runs):
-    """One row per solver, the fastest first.
+    """Summarize each solver in a row, the fastest first.
 
     Parameters
     ----------
@@ -66,11 +66,10 @@ def summaries(runs):
     summaries : DataFrame
         ``label``, ``family``, ``n``, ``reached`` and ``diverged`` (numbers of
         seeds), ``horizon`` (steps); ``mean`` and ``sd`` of steps to target,
-        nan where a seed is censored, ``median``, ``low`` and ``high`` by
-        Kaplan-Meier; ``tokens`` and ``seconds`` to target, means with nan in
-        the same places; ``val_loss`` and ``val_loss_sd`` at the end of the
-        runs, ``ms_per_step`` and ``peak_memory_mib``. An sd of one seed is
-        nan.
+        nan if a seed is censored, ``median``, ``low`` and ``high`` by
+        Kaplan-Meier; mean ``tokens`` and ``seconds`` to target, nan likewise;
+        ``val_loss`` and ``val_loss_sd`` at the end of the runs,
+        ``ms_per_step`` and ``peak_memory_mib``. An sd of one seed is nan.
     """
     rows = []
     for label, of_solver in runs.groupby("label", sort=False):
@@ -101,7 +100,7 @@ def summaries(runs):
             "peak_memory_mib": of_solver["peak_memory_mib"].max(),
         })
     rows = pd.DataFrame(rows)
-    # A solver that always reaches the target comes before one that sometimes
+    # A solver that always reaches the target ranks above one that sometimes
     # does, however soon.
     order = pd.DataFrame({
         "missed": 1 - rows["reached"] / rows["n"],
@@ -112,8 +111,8 @@ def summaries(runs):
 
 
 def times_to_target(runs):
-    """The steps that each run took to the target, or was trained for without
-    reaching it; and which of the two it is.
+    """Give survival times: the steps that each run took to the target, or was
+    trained for without reaching it, and which of the two it is.
 
     Returns
     -------
@@ -126,15 +125,15 @@ def times_to_target(runs):
 
 
 def choose_baseline(summaries, name=None):
-    """The label of the baseline.
+    """Choose the label of the baseline.
 
     Parameters
     ----------
     summaries : DataFrame
     name : str or None
-        A label, or a solver without parameters, of which the best setting is
-        taken; upper and lower case are the same. None is AdamW or Adam, or
-        the first by name if neither is there.
+        A label, or a solver without parameters, which stands for its best
+        setting; case is ignored. None is AdamW or Adam, or the first by name
+        if neither is present.
 
     Raises
     ------
@@ -158,7 +157,7 @@ def choose_baseline(summaries, name=None):
 
 
 def comparisons(runs, order, baseline):
-    """Every other solver against the baseline.
+    """Compare every other solver with the baseline.
 
     Parameters
     ----------
@@ -190,10 +189,10 @@ def comparisons(runs, order, baseline):
 
 
 def compare(a, b, among=1):
-    """Runs of one solver against those of the baseline: a ``Comparison``.
+    """Compare the runs of one solver with those of the baseline.
 
-    ``among`` is the number of comparisons, for which ``seeds_needed`` allows
-    by Bonferroni's rule.
+    ``among`` is the number of comparisons, for which ``seeds_needed`` is
+    corrected by Bonferroni's rule.
     """
     paired_a, paired_b, paired = _by_seed(a, b)
     result = Comparison(
@@ -209,7 +208,7 @@ def compare(a, b, among=1):
 
 
 def steps_saved(verdict):
-    """How many percent fewer steps to the target than the baseline's.
+    """Compute the steps saved against the baseline, in percent.
 
     Parameters
     ----------
@@ -219,15 +218,13 @@ def steps_saved(verdict):
     Returns
     -------
     saved : DataFrame
-        ``label``, ``saved``, ``low`` and ``high`` (percent; negative where
-        more steps are needed), the fastest first. The baseline is there with
-        0; ``low`` and ``high`` are nan where there is no interval. Empty if
-        some seed of the baseline never got there: nothing is a share of what
-        is not known.
+        ``label``, ``saved``, ``low`` and ``high`` (percent; negative if more
+        steps are needed), the fastest first. The baseline has 0; ``low`` and
+        ``high`` are nan without an interval. Empty if a seed of the baseline
+        missed the target: a share of an unknown number is unknown.
     without : list of str
-        Labels of solvers that have no ratio, because some seed never got
-        there; all of them, the baseline first, where it was one of the
-        baseline's.
+        Labels of solvers without a ratio, because a seed missed the target;
+        all labels, the baseline first, if it was a seed of the baseline.
     """
     table = verdict.summaries.set_index("label")
     if math.isnan(table.at[verdict.baseline, "mean"]):
@@ -251,11 +248,11 @@ def steps_saved(verdict):
 
 
 def title_of(baseline, saved, without):
-    """The title of a figure of steps saved: what it shows, and which solvers
-    are missing because a seed never reached the target."""
+    """Title a figure of steps saved: what it shows, and which solvers are not
+    in it because a seed missed the target."""
     title = f"Steps saved against {baseline}"
     if saved.empty:
-        return f"{title}: not all its seeds got there"
+        return f"{title}: some of its seeds missed the target"
     if len(saved) == 1 and not without:
         return f"{title}: there is no other solver"
     title += ", 95 % intervals" if saved["low"].notna().any() else ""
@@ -268,8 +265,8 @@ def title_of(baseline, saved, without):
 
 
 def _by_seed(a, b):
-    """Both solvers' runs and whether they are paired. They are, seed by seed,
-    if one solver has all seeds of the other."""
+    """Pair two solvers' runs seed by seed, if one has all seeds of the other.
+    Return both, and whether they are paired."""
     a, b = a.set_index(SEED), b.set_index(SEED)
     shared = a.index.intersection(b.index)
     if len(shared) == min(len(a), len(b)):
@@ -278,12 +275,12 @@ def _by_seed(a, b):
 
 
 def _enough(*samples):
-    """A verdict takes three seeds: two give one degree of freedom."""
+    """Whether there are three seeds: two give one degree of freedom."""
     return min(map(len, samples)) >= 3
 
 
 def _compare_times(result, a, b, paired_a, paired_b, paired, among):
-    """All seeds got there: t-tests of logarithms."""
+    """Compare solvers that always reach the target: t-tests of logarithms."""
     def ratio(column):
         estimate = statistics.ratio(paired_a[column], paired_b[column], paired)
         if _enough(paired_a, paired_b):
@@ -313,8 +310,8 @@ def _compare_times(result, a, b, paired_a, paired_b, paired, among):
 
 
 def _compare_censored(result, a, b, paired_a, paired_b, paired):
-    """Some seeds never got there: a log-rank test, and means up to the
-    smaller horizon if both solvers got there at all."""
+    """Compare solvers with censored seeds: a log-rank test, and means up to
+    the smaller horizon if both reached the target at all."""
     test = survival.logrank(*times_to_target(a), *times_to_target(b))
     if not math.isnan(test.p):
         result = result._replace(
@@ -335,7 +332,7 @@ def _compare_censored(result, a, b, paired_a, paired_b, paired):
 
 
 def _compare_losses(result, a, b, paired_a, paired_b, paired):
-    """Final losses, if all seeds were trained to one horizon."""
+    """Compare final losses, if all seeds were trained to one horizon."""
     both = pd.concat([a, b])
     steps = both["step"].unique()
     if (

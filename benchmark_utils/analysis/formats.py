@@ -1,6 +1,6 @@
 """Formats of the report: text for the terminal, markdown, LaTeX and CSV.
 
-Each takes a list of ``Verdict``, one per problem, and returns a text.
+Each function takes a list of ``Verdict``, one per problem, and returns text.
 """
 import math
 import textwrap
@@ -14,7 +14,7 @@ HEADER = [
     "solver", "reached", "steps to target", "last loss", "ms/step",
     "peak MiB", "ratio (95 % CI)",
 ]
-# A longer label stands on a line of its own.
+# A longer label gets a line of its own.
 LABEL_WIDTH = 20
 
 
@@ -41,7 +41,7 @@ def as_markdown(verdicts):
 
 
 def as_latex(verdicts):
-    """A tabular per problem, with the verdict in comments below it."""
+    """Write a tabular per problem, with the verdict in comments below it."""
     parts = []
     for verdict in verdicts:
         header, *rows = [
@@ -85,7 +85,7 @@ FORMATS = {
 def _text(verdict):
     rows = cells(verdict)
     alone = [len(row[0]) > LABEL_WIDTH for row in rows]
-    # The row of a long label is one line below, and begins empty.
+    # The rest of a row with a long label follows on the next line.
     lines = [
         ["", *row[1:]] if long else row for row, long in zip(
             rows, alone, strict=True
@@ -110,7 +110,7 @@ def _text(verdict):
 
 
 def _wrapped(paragraph, first="", others=""):
-    """Lines of WIDTH, none of which ends between a number and its unit."""
+    """Wrap lines at WIDTH, but never between a number and its unit."""
     bound = paragraph.replace(" %", "\0%").replace(" = ", "\0=\0")
     return textwrap.fill(
         bound, WIDTH, initial_indent=first, subsequent_indent=others,
@@ -126,7 +126,7 @@ def _caption(verdict):
 
 
 def cells(verdict):
-    """The table of one problem: the header, and a row of texts per solver."""
+    """Format the table of one problem: the header, and a row per solver."""
     return [HEADER] + [
         [
             row.label, f"{row.reached} of {row.n}", _steps(row),
@@ -135,14 +135,14 @@ def cells(verdict):
             _number(row.ms_per_step, ".4g"), f"{row.peak_memory_mib:,.0f}",
             _ratio(verdict.comparisons[row.label].ratio)
             if row.label != verdict.baseline
-            # Nothing is a multiple of what some seed never reached.
+            # There is no ratio if a seed of the baseline missed the target.
             else "1" if math.isfinite(row.mean) else "-",
         ] for row in verdict.summaries.itertuples()
     ]
 
 
 def _steps(row):
-    """Mean and sd; the median and its interval if a seed is censored."""
+    """Format the mean and sd, or the median if a seed is censored."""
     if math.isfinite(row.mean):
         return mean_and_sd(row.mean, row.sd)
     if not row.reached:

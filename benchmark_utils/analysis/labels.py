@@ -18,7 +18,7 @@ ABBREVIATIONS = {
 
 
 def labels(runs):
-    """Labels of the solvers of one picture or one table.
+    """Label the solvers of one figure or table.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ def labels(runs):
     Returns
     -------
     labels : dict of str to str
-        Full name -> label, in the order of the labels: "Muon" where it is the
-        only Muon, "Adam lr=0.003" beside another Adam, "Muon settings=auto"
-        beside one without. No two are the same.
+        Full name -> label, sorted by label: "Muon" for the only Muon, "Adam
+        lr=0.003" if there is another Adam, "Muon settings=auto" if there is
+        one without. No two are the same.
     """
     columns = [name for name in runs.columns if name.startswith(SOLVER)]
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
-    # With published settings, a solver has values for those parameters alone
-    # that were chosen as well: it is compared with its like.
+    # A solver with published settings only has values for parameters that
+    # were also chosen, so it is labeled among solvers with the same settings.
     groups = {}
     for solver, parameters in solvers.iterrows():
         settings = _text(parameters.get(SETTINGS))
@@ -58,7 +58,7 @@ def labels(runs):
                 f"{_text(solvers.at[solver, column])}"
                 for column in differing
             ])
-    # Two solvers that differ in nothing the columns hold keep their names.
+    # Solvers whose difference is in no column keep their full names.
     texts = list(found.values())
     unique = {
         solver: solver if texts.count(label) > 1 else label
@@ -68,8 +68,8 @@ def labels(runs):
 
 
 def family(solver, parameters):
-    """The name of a solver without its parameters; where it takes an
-    optimizer of a package by name, that name.
+    """Name a solver without its parameters, or the optimizer that it takes
+    from a package by name.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def problem_names(evaluations):
     Returns
     -------
     names : dict of str to (str, str)
-        "Simulated", or "Simulated margin=0.1" beside another, -> (dataset,
-        objective). No two are the same.
+        "Simulated", or "Simulated margin=0.1" if there are several, ->
+        (dataset, objective). No two are the same.
     """
     columns = [
         name for name in evaluations.columns
@@ -120,7 +120,7 @@ def problem_names(evaluations):
 
 
 def describe(evaluations, problem):
-    """What the runs of a figure have in common: its second line."""
+    """Describe what all runs of a figure share, for its second line."""
     target = evaluations["target"].iloc[0]
     size = evaluations["num_parameters"].iloc[0]
     model = evaluations.get(f"{OBJECTIVE}model", pd.Series(["GPT-2"])).iloc[0]
@@ -132,7 +132,7 @@ def describe(evaluations, problem):
 
 
 def shorten(count):
-    """A count in three digits: 124 M, 35.7 k."""
+    """Format a count with three digits: 124 M, 35.7 k."""
     for unit, name in [(1e9, " G"), (1e6, " M"), (1e3, " k")]:
         if count >= unit:
             return f"{count / unit:.3g}{name}"
@@ -140,7 +140,7 @@ def shorten(count):
 
 
 def legends(runs):
-    """Legends of the solvers: the label, and how many runs diverged.
+    """Name the solvers in a legend, with the number of diverged runs.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def _short(parameter):
 
 
 def _text(value):
-    """A value as one would type it; a missing one is None."""
+    """Format a value as a user types it; a missing one is None."""
     if value is None or isinstance(value, float) and math.isnan(value):
         return "None"
     if isinstance(value, float):
@@ -172,8 +172,8 @@ def _text(value):
 
 
 def _natural(label):
-    """A key that sorts numbers by size and letters without regard to
-    case: lr=0.003 comes before lr=0.01."""
+    """Sort numbers by size and letters regardless of case: lr=0.003 comes
+    before lr=0.01."""
     key = []
     for word in label.replace("=", " ").split():
         try:

@@ -1,4 +1,4 @@
-"""Results as plain tables: evaluations and runs of one problem at a time."""
+"""Tables of results: evaluations, and runs, of one problem at a time."""
 import warnings
 from pathlib import Path
 
@@ -21,7 +21,7 @@ NEEDED = RUN + [
 
 
 class ResultsError(ValueError):
-    """Results that can't be reported, or not as asked."""
+    """Results, or options, that don't allow a report."""
 
 
 class RepeatedRuns(UserWarning):
@@ -29,7 +29,7 @@ class RepeatedRuns(UserWarning):
 
 
 def read(paths):
-    """The evaluations in files of results.
+    """Read the evaluations in files of results.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def read(paths):
     Raises
     ------
     ResultsError
-        If a file is not of this benchmark, or two runs in it can't be told
-        apart.
+        If a file is not of this benchmark, or two runs in it are
+        indistinguishable.
     FileNotFoundError
     """
     parts = []
@@ -68,7 +68,7 @@ def read(paths):
 
 
 def plain(results):
-    """benchopt's results with plain names, sorted.
+    """Rename and sort benchopt's results.
 
     Parameters
     ----------
@@ -82,13 +82,14 @@ def plain(results):
         One row per evaluation: ``dataset``, ``objective``, ``solver``
         (benchopt's full names), ``base_seed``, ``repetition``, ``step``,
         ``tokens``, ``seconds`` (of training, without evaluations),
-        ``val_loss`` (nats per token) and all else that objective.py records,
-        by the names it has there. Sorted by run and step.
+        ``val_loss`` (nats per token) and everything else that objective.py
+        returns, under its names there. Sorted by run and step.
 
     Raises
     ------
     ResultsError
-        If columns or all rows are missing, or two runs can't be told apart.
+        If columns or all rows are missing, or two runs are
+        indistinguishable.
     """
     return _sorted(_once(_renamed(results)))
 
@@ -108,9 +109,9 @@ def _renamed(results):
 
 
 def _once(evaluations):
-    """Every run once. The name of a problem leaves out switches that don't
-    change what a run gives, such as ``log``: runs that differ only in these
-    are the same run, as is one of several files or commands."""
+    """Keep one copy of every run. A problem's name leaves out switches that
+    don't change results, such as ``log``: runs that differ only in these are
+    the same run, as are those that several files or commands repeat."""
     switches = [
         name for name in evaluations
         if name.startswith((OBJECTIVE, "source", "run_date"))
@@ -146,14 +147,14 @@ def _sorted(evaluations):
 
 
 def problems(evaluations):
-    """The pairs (dataset, objective) in results, sorted. Losses and steps
-    compare within one of them only."""
+    """List the pairs (dataset, objective) in results, sorted. Losses and
+    steps are comparable only within one of them."""
     pairs = evaluations[PROBLEM].drop_duplicates()
     return list(pairs.itertuples(index=False, name=None))
 
 
 def one_problem(evaluations, dataset, objective):
-    """The evaluations on one problem; empty if there are none.
+    """Select the evaluations on one problem; empty if there are none.
 
     ``label`` is the short name of the solver among the solvers of the
     problem, ``family`` that without parameters.
@@ -185,20 +186,20 @@ def one_problem(evaluations, dataset, objective):
 
 
 def problem_options(results):
-    """The names of the problems in benchopt's results: the choices that a
-    plot offers."""
+    """List the names of the problems in benchopt's results, as the choices
+    of a plot."""
     return list(problem_names(plain(results)))
 
 
 def select(results, problem):
-    """The evaluations (see ``one_problem``) on one problem of benchopt's
-    results, by its name in ``problem_options``."""
+    """Select the evaluations (see ``one_problem``) on one problem of
+    benchopt's results, by its name in ``problem_options``."""
     evaluations = plain(results)
     return one_problem(evaluations, *problem_names(evaluations)[problem])
 
 
 def runs(evaluations):
-    """One row per solver and repetition, from the evaluations of one problem.
+    """Reduce the evaluations of one problem to one row per run.
 
     Parameters
     ----------
@@ -209,21 +210,21 @@ def runs(evaluations):
     -------
     runs : DataFrame
         All columns of the run's last evaluation (so ``val_loss``, ``step``,
-        ``tokens`` and ``seconds`` are those at its end), and
+        ``tokens`` and ``seconds`` are final values), and
 
         - ``steps_to_target``, ``tokens_to_target``, ``seconds_to_target``:
-          infinite if the run never got there
+          infinite if the run never reached it
         - ``reached`` : bool
         - ``diverged`` : bool, at any evaluation
-        - ``trained_to`` : int, the step up to which it is known that the run
-          did not reach the target, if it did not. A diverged run counts to
-          its horizon: it would never have got there.
+        - ``trained_to`` : int, the step up to which a run without a crossing
+          is known to miss the target. For a diverged run this is its horizon:
+          it would never have reached the target.
         - ``ms_per_step`` : float, training only; nan for a run of no steps
         - ``peak_memory_mib`` : float, the highest
         - ``started``, ``ended`` : float, the clock at the first and the last
-          evaluation, in seconds since 1970, where results have it
+          evaluation, in seconds since 1970, if the results have it
 
-        in the order of solvers as in ``labels``, then of repetitions.
+        ordered by solver as in ``labels``, then by repetition.
     """
     groups = evaluations.groupby(RUN, sort=False)
     last = groups.tail(1).set_index(RUN)

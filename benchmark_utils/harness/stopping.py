@@ -112,7 +112,7 @@ def complete_curve(rows, reason):
     ``stop_reason`` is "target", "horizon", "diverged", "timeout" or
     "max_runs". ``{steps,tokens,seconds}_to_target`` are interpolated linearly
     between the two evaluations around the first crossing of the target;
-    infinite for a run that never got there.
+    infinite for a run that never reached it.
 
     Parameters
     ----------
