@@ -18,7 +18,7 @@ from benchmark_utils.analysis.sweeps import (
     sweep,
     swept_parameters,
 )
-from benchmark_utils.analysis.table import one_problem, plain, problems, runs
+from benchmark_utils.analysis.table import one_problem, plain, runs
 from benchmark_utils.analysis.verdict import verdict
 from made_curves import CASES, results
 
@@ -26,7 +26,7 @@ from made_curves import CASES, results
 def problem(frame):
     """The evaluations of the only problem of benchopt's results."""
     evaluations = plain(frame)
-    only, = problems(evaluations)
+    only, = problem_names(evaluations).values()
     return one_problem(evaluations, *only)
 
 
@@ -237,5 +237,8 @@ def test_problems_are_told_apart():
     evaluations = plain(CASES["two problems"])
     names = problem_names(evaluations)
     assert list(names) == ["Simulated margin=0.1", "Simulated margin=0.2"]
-    assert list(names.values()) == problems(evaluations)
+    assert list(names.values()) == [
+        (f"Simulated[margin={margin}]", "nanoGPT[2x32]")
+        for margin in [0.1, 0.2]
+    ]
     assert list(problem_names(plain(CASES["three"]))) == ["Simulated"]

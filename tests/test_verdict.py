@@ -6,14 +6,14 @@ import pytest
 from benchmark_utils.analysis import table
 from benchmark_utils.analysis.comparability import comparable_seconds
 from benchmark_utils.analysis.comparison import choose_baseline, summaries
-from benchmark_utils.analysis.labels import labels
+from benchmark_utils.analysis.labels import labels, problem_names
 from benchmark_utils.analysis.verdict import verdict
 from made_results import made_results, made_run
 
 
 def runs_of(results):
     evaluations = table.plain(results)
-    problem, = table.problems(evaluations)
+    problem, = problem_names(evaluations).values()
     return table.runs(table.one_problem(evaluations, *problem))
 
 
@@ -100,7 +100,7 @@ def test_two_problems_are_never_laid_over_each_other():
         made_results({"Adam": [150]}, dataset="Other"),
     ])
     evaluations = table.plain(results)
-    assert [dataset for dataset, _ in table.problems(evaluations)] == [
+    assert [dataset for dataset, _ in problem_names(evaluations).values()] == [
         "One", "Other"
     ]
 

@@ -2,6 +2,8 @@
 comparable."""
 import math
 
+import pandas as pd
+
 # Columns that describe the machine, as benchopt and objective.py record it.
 MACHINE = [
     "device", "world_size", "system-processor", "system-cpus",
@@ -25,21 +27,12 @@ WORDS = {
 }
 
 
-def comparable_seconds(runs):
-    """List the reasons why the seconds of these runs are not comparable.
+def comparable_seconds(runs: pd.DataFrame) -> list[str]:
+    """List the reasons why the seconds of runs (see ``table.runs``) are not
+    comparable, as clauses.
 
-    Seconds are comparable within one machine and one command that trained
-    its runs one after the other, under the same conditions.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``.
-
-    Returns
-    -------
-    reasons : list of str
-        Clauses; empty if the seconds are comparable.
+    They are within one machine and one command that trained its runs one
+    after the other, under the same conditions: the list is empty then.
     """
     reasons = [
         f"{_word(column)} {_values(runs, column)}"
@@ -52,18 +45,8 @@ def comparable_seconds(runs):
     return reasons
 
 
-def warnings(runs):
-    """Warn of differences between the runs of a problem.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        All runs on one problem, with ``label``.
-
-    Returns
-    -------
-    sentences : list of str
-    """
+def warnings(runs: pd.DataFrame) -> list[str]:
+    """Warn, in sentences, of differences between all runs on a problem."""
     found = []
     if _differs(runs, "num_steps"):
         found.append(

@@ -4,6 +4,7 @@ The choice of test depends on the design and on censoring, never on the
 p-value: see docs/evidence.rst.
 """
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Comparison(NamedTuple):
     loss_adjusted_p: float = math.nan
 
 
-def summaries(runs):
+def summaries(runs: pd.DataFrame) -> pd.DataFrame:
     """Summarize each solver in a row, the fastest first.
 
     Parameters
@@ -73,8 +74,10 @@ def summaries(runs):
     """
     rows = []
     for label, of_solver in runs.groupby("label", sort=False):
-        complete = of_solver["reached"].all()
-        steps = of_solver["steps_to_target"]
+        all_reached = of_solver["reached"].all()
+        # A mean of no runs is nan.
+        complete = of_solver if all_reached else of_solver[:0]
+        steps = complete["steps_to_target"]
         median = survival.median_to_target(*times_to_target(of_solver))
         rows.append({
             "label": label,
@@ -83,15 +86,10 @@ def summaries(runs):
             "reached": int(of_solver["reached"].sum()),
             "diverged": int(of_solver["diverged"].sum()),
             "horizon": int(of_solver["num_steps"].max()),
-            "mean": steps.mean() if complete else math.nan,
-            "sd": steps.std() if complete else math.nan,
+            "mean": steps.mean(), "sd": steps.std(),
             "median": median.value, "low": median.low, "high": median.high,
-            "tokens":
-                of_solver["tokens_to_target"].mean() if complete
-                else math.nan,
-            "seconds":
-                of_solver["seconds_to_target"].mean() if complete
-                else math.nan,
+            "tokens": complete["tokens_to_target"].mean(),
+            "seconds": complete["seconds_to_target"].mean(),
             "val_loss": of_solver["val_loss"].mean(),
             "val_loss_sd":
                 of_solver["val_loss"].std()
@@ -110,30 +108,20 @@ def summaries(runs):
     return rows.loc[order].reset_index(drop=True)
 
 
-def times_to_target(runs):
+def times_to_target(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Give survival times: the steps that each run took to the target, or was
-    trained for without reaching it, and which of the two it is.
-
-    Returns
-    -------
-    times : array of float, shape (n,)
-    reached : array of bool, shape (n,)
-    """
+    trained for without reaching it, and which of the two it is (bool)."""
     reached = runs["reached"].to_numpy(dtype=bool)
     times = np.where(reached, runs["steps_to_target"], runs["trained_to"])
     return times.astype(float), reached
 
 
-def choose_baseline(summaries, name=None):
+def choose_baseline(summaries: pd.DataFrame, name: str | None = None) -> str:
     """Choose the label of the baseline.
 
-    Parameters
-    ----------
-    summaries : DataFrame
-    name : str or None
-        A label, or a solver without parameters, which stands for its best
-        setting; case is ignored. None is AdamW or Adam, or the first by name
-        if neither is present.
+    ``name`` is a label, or a solver without parameters, which stands for its
+    best setting; case is ignored. None is AdamW or Adam, or the first by name
+    if neither is present.
 
     Raises
     ------
@@ -156,23 +144,11 @@ def choose_baseline(summaries, name=None):
     return min(summaries["label"], key=str.casefold)
 
 
-def comparisons(runs, order, baseline):
-    """Compare every other solver with the baseline.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``; those of one problem.
-    order : sequence of str
-        Labels of all solvers.
-    baseline : str
-        One of them.
-
-    Returns
-    -------
-    comparisons : dict of str to Comparison
-        By label, in the order given.
-    """
+def comparisons(
+    runs: pd.DataFrame, order: Iterable[str], baseline: str
+) -> dict[str, Comparison]:
+    """Compare every other solver with the baseline, by label, in the order
+    given. ``runs`` are those of one problem (see ``table.runs``)."""
     of = dict(iter(runs.groupby("label")))
     others = [label for label in order if label != baseline]
     found = [
@@ -188,7 +164,7 @@ def comparisons(runs, order, baseline):
     }
 
 
-def compare(a, b, among=1):
+def compare(a: pd.DataFrame, b: pd.DataFrame, among: int = 1) -> Comparison:
     """Compare the runs of one solver with those of the baseline.
 
     ``among`` is the number of comparisons, for which ``seeds_needed`` is
@@ -207,13 +183,8 @@ def compare(a, b, among=1):
     return _compare_censored(result, a, b, paired_a, paired_b, paired)
 
 
-def steps_saved(verdict):
-    """Compute the steps saved against the baseline, in percent.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        See ``verdict.verdict``.
+def steps_saved(verdict) -> tuple[pd.DataFrame, list[str]]:
+    """Compute the steps saved in a ``Verdict`` against its baseline.
 
     Returns
     -------

@@ -99,7 +99,7 @@ def median_curves(evaluations, axis, highest):
     curves = []
     for label, rows in evaluations.groupby("label", sort=False):
         grid = np.unique(rows["step"].to_numpy(float))
-        losses, xs = [], []
+        run_losses, run_xs = [], []
         for _, run in rows.groupby(SEED):
             step = run["step"].to_numpy(float)
             last = run.iloc[-1]
@@ -108,13 +108,13 @@ def median_curves(evaluations, axis, highest):
                 after = np.inf
             elif last["stop_reason"] == "target":
                 after = -np.inf
-            losses.append(_interpolate(
+            run_losses.append(_interpolate(
                 grid, step, run["val_loss"].to_numpy(float), after
             ))
-            xs.append(_interpolate(
+            run_xs.append(_interpolate(
                 grid, step, run[AXES[axis]].to_numpy(float), np.nan
             ))
-        losses, xs = np.array(losses), np.array(xs)
+        losses, xs = np.array(run_losses), np.array(run_xs)
         advance = np.nanmean(np.diff(xs, axis=1), axis=0)
         x = np.cumsum([xs[:, 0].mean(), *advance])
         with np.errstate(invalid="ignore"):

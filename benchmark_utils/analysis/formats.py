@@ -176,11 +176,9 @@ def _tex(cell):
 
 
 def _numbers(compared):
-    numbers = {
-        "pairs": compared.pairs, "test": compared.test, "p": compared.p,
-        "adjusted_p": compared.adjusted_p,
-        "seeds_needed": compared.seeds_needed, "until": compared.until,
-    }
+    numbers = {name: getattr(compared, name) for name in [
+        "pairs", "test", "p", "adjusted_p", "seeds_needed", "until"
+    ]}
     for name, estimate in [
         ("ratio", compared.ratio), ("saved", compared.saved),
         ("seconds_ratio", compared.seconds), ("loss", compared.loss),

@@ -17,7 +17,7 @@ ABBREVIATIONS = {
 }
 
 
-def labels(runs):
+def labels(runs: pd.DataFrame) -> dict[str, str]:
     """Label the solvers of one figure or table.
 
     Parameters
@@ -37,7 +37,7 @@ def labels(runs):
     solvers = runs.drop_duplicates("solver").set_index("solver")[columns]
     # A solver with published settings only has values for parameters that
     # were also chosen, so it is labeled among solvers with the same settings.
-    groups = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for solver, parameters in solvers.iterrows():
         settings = _text(parameters.get(SETTINGS))
         key = family(solver, parameters), settings
@@ -69,28 +69,16 @@ def labels(runs):
 
 def family(solver, parameters):
     """Name a solver without its parameters, or the optimizer that it takes
-    from a package by name.
-
-    Parameters
-    ----------
-    solver : str
-        benchopt's full name.
-    parameters : mapping
-        Values by the names ``p_solver_*``, such as a row of results.
-    """
+    from a package by name. ``parameters`` is a row of results."""
     optimizer = parameters.get(f"{SOLVER}optimizer")
     if isinstance(optimizer, str):
         return optimizer
     return solver.partition("[")[0]
 
 
-def problem_names(evaluations):
-    """Names of the problems in results, for menus and titles.
-
-    Parameters
-    ----------
-    evaluations : DataFrame
-        See ``table.plain``.
+def problem_names(evaluations: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Name the problems in results, for menus and titles. Losses and steps
+    are comparable only within one of them.
 
     Returns
     -------
@@ -119,7 +107,7 @@ def problem_names(evaluations):
     return names
 
 
-def describe(evaluations, problem):
+def describe(evaluations: pd.DataFrame, problem: str) -> str:
     """Describe what all runs of a figure share, for its second line."""
     target = evaluations["target"].iloc[0]
     size = evaluations["num_parameters"].iloc[0]
@@ -139,14 +127,9 @@ def shorten(count):
     return f"{count:.3g}"
 
 
-def legends(runs):
-    """Name the solvers in a legend, with the number of diverged runs.
-
-    Returns
-    -------
-    legends : dict of str to str
-        Label -> "Adam (1 of 3 diverged)", or the label alone.
-    """
+def legends(runs: pd.DataFrame) -> dict[str, str]:
+    """Name the solvers in a legend, by label: "Adam (1 of 3 diverged)", or
+    the label alone."""
     found = {}
     for label, rows in runs.groupby("label", sort=False):
         diverged = int(rows["diverged"].sum())

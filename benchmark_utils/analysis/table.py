@@ -1,12 +1,12 @@
 """Tables of results: evaluations, and runs, of one problem at a time."""
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from benchmark_utils.analysis.columns import (
     OBJECTIVE,
-    PROBLEM,
     RUN,
     SEED,
     rename_columns,
@@ -28,19 +28,11 @@ class RepeatedRuns(UserWarning):
     """The same run is in the results more than once."""
 
 
-def read(paths):
-    """Read the evaluations in files of results.
+def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Read the evaluations (see ``plain``) in benchopt's parquet files.
 
-    Parameters
-    ----------
-    paths : list of path
-        Parquet files as ``benchopt run`` writes them. Where they hold a run
-        more than once, the newest counts, and a ``RepeatedRuns`` warns.
-
-    Returns
-    -------
-    evaluations : DataFrame
-        See ``plain``; ``source`` is the name of the file.
+    ``source`` is the name of the file. If a run appears more than once, the
+    newest copy counts, and a ``RepeatedRuns`` warns.
 
     Raises
     ------
@@ -67,14 +59,9 @@ def read(paths):
     return _sorted(_once(pd.concat(parts, ignore_index=True)))
 
 
-def plain(results):
-    """Rename and sort benchopt's results.
-
-    Parameters
-    ----------
-    results : DataFrame
-        The frame that ``benchopt.results.read_results`` returns, and that
-        benchopt gives its plots.
+def plain(results: pd.DataFrame) -> pd.DataFrame:
+    """Rename and sort benchopt's results, as ``read_results`` returns them
+    and plots receive them.
 
     Returns
     -------
@@ -146,14 +133,9 @@ def _sorted(evaluations):
     )
 
 
-def problems(evaluations):
-    """List the pairs (dataset, objective) in results, sorted. Losses and
-    steps are comparable only within one of them."""
-    pairs = evaluations[PROBLEM].drop_duplicates()
-    return list(pairs.itertuples(index=False, name=None))
-
-
-def one_problem(evaluations, dataset, objective):
+def one_problem(
+    evaluations: pd.DataFrame, dataset: str, objective: str
+) -> pd.DataFrame:
     """Select the evaluations on one problem; empty if there are none.
 
     ``label`` is the short name of the solver among the solvers of the
@@ -185,26 +167,21 @@ def one_problem(evaluations, dataset, objective):
     ).reset_index(drop=True)
 
 
-def problem_options(results):
+def problem_options(results: pd.DataFrame) -> list[str]:
     """List the names of the problems in benchopt's results, as the choices
     of a plot."""
     return list(problem_names(plain(results)))
 
 
-def select(results, problem):
+def select(results: pd.DataFrame, problem: str) -> pd.DataFrame:
     """Select the evaluations (see ``one_problem``) on one problem of
     benchopt's results, by its name in ``problem_options``."""
     evaluations = plain(results)
     return one_problem(evaluations, *problem_names(evaluations)[problem])
 
 
-def runs(evaluations):
-    """Reduce the evaluations of one problem to one row per run.
-
-    Parameters
-    ----------
-    evaluations : DataFrame
-        See ``one_problem``.
+def runs(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the evaluations of ``one_problem`` to one row per run.
 
     Returns
     -------

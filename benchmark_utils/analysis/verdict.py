@@ -39,30 +39,14 @@ class Verdict(NamedTuple):
     target: float
     baseline: str
     summaries: pd.DataFrame
-    comparisons: dict
-    sentences: list
-    notes: list
+    comparisons: dict[str, comparison.Comparison]
+    sentences: list[str]
+    notes: list[str]
 
 
-def verdict(runs, baseline=None):
-    """Compare the solvers of one problem with a baseline.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``.
-    baseline : str or None
-        See ``comparison.choose_baseline``.
-
-    Returns
-    -------
-    Verdict
-
-    Raises
-    ------
-    ResultsError
-        If there is no such baseline.
-    """
+def verdict(runs: pd.DataFrame, baseline: str | None = None) -> Verdict:
+    """Compare the solvers of one problem (see ``table.runs``) with a baseline
+    (see ``comparison.choose_baseline``, which may raise ResultsError)."""
     summaries = comparison.summaries(runs)
     baseline = comparison.choose_baseline(summaries, baseline)
     found = comparison.comparisons(runs, summaries["label"], baseline)

@@ -7,6 +7,8 @@ import contextlib
 import csv
 import functools
 import sys
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,16 +16,10 @@ from benchmark_utils.analysis.columns import logged
 
 
 class Progress:
-    """Context manager that shows the progress of one run.
+    """Context manager that shows the progress of one run of a
+    ``TrainingSolver``."""
 
-    Parameters
-    ----------
-    solver : TrainingSolver
-        About to train with its ``trainer``.
-    csv_path : Path or None
-    """
-
-    def __init__(self, solver, csv_path=None):
+    def __init__(self, solver, csv_path: Path | None = None) -> None:
         self.name, self.num_steps = solver.name, solver.num_steps
         self.repetition = getattr(solver._run_context, "repetition", 0)
         self.evaluations = solver.evaluations
@@ -46,22 +42,15 @@ class Progress:
         if self._file:
             self._file.close()
 
-    def step(self):
+    def step(self) -> None:
         """Count one step."""
         self._bar.update()
 
-    def evaluated(self, curve):
-        """Show an evaluation.
-
-        Parameters
-        ----------
-        curve : list of dict
-            What was measured at each evaluation so far: see
-            ``columns.measured``.
-        """
+    def evaluated(self, curve: list[dict[str, Any]]) -> None:
+        """Show the last of the evaluations so far (``columns.measured``)."""
         last = curve[-1]
         if self._csv_path:
-            self._write(curve)
+            self._write(curve, self._csv_path)
         losses = (
             f"val_loss {last['val_loss']:.4f}, target {last['target']:.4g} "
             f"({last['val_loss'] - last['target']:+.4f})"
@@ -88,11 +77,11 @@ class Progress:
         )
         return f", at most {in_words(seconds)} left"
 
-    def _write(self, curve):
+    def _write(self, curve, path):
         """Append the last evaluation; the first time, all so far."""
         new = curve[-1:]
         if self._file is None:
-            self._file = self._csv_path.open("w", newline="")
+            self._file = path.open("w", newline="")
             self._csv = csv.DictWriter(
                 self._file, list(logged(curve[-1])), extrasaction="ignore",
                 lineterminator="\n",

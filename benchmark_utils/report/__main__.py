@@ -14,9 +14,15 @@ from pathlib import Path
 
 from benchmark_utils.analysis import table
 from benchmark_utils.analysis.formats import FORMATS
+from benchmark_utils.analysis.labels import problem_names
 from benchmark_utils.analysis.verdict import verdict
 from benchmark_utils.report.figures import save_figures
-from benchmark_utils.report.page import carry_scripts, check_page, page_of
+from benchmark_utils.report.page import (
+    carry_scripts,
+    check_page,
+    page_of,
+    write,
+)
 
 OUTPUTS = Path(__file__).parents[2] / "outputs"
 
@@ -36,7 +42,7 @@ def main(arguments=None):
                 table.runs(table.one_problem(evaluations, *problem)),
                 options.baseline,
             )
-            for problem in table.problems(evaluations)
+            for problem in problem_names(evaluations).values()
         ]
         for warning in caught:
             print(warning.message, file=sys.stderr)
@@ -128,13 +134,6 @@ def check_outputs(options, pages):
         raise FileExistsError(f"--figures {folder} is not a folder.")
     for page in pages:
         check_page(page)
-
-
-def write(path, text):
-    """Write a file atomically: under a temporary name, then renamed."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The page that ``benchopt run`` writes loads plotly and its tables from the
 network, and stays empty without one. This module puts the scripts into the
 file; plotly comes from the package ``plotly``, on which benchopt depends.
 """
-import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -79,6 +78,11 @@ def carry_scripts(page):
     # plotly's source contains URLs of its own, so it is inserted last.
     before, after = PLOTLY.split(html, maxsplit=1)
     html = OTHERS.sub("", before) + scripts + OTHERS.sub("", after)
-    part = page.with_name(page.name + ".part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, page)
+    write(page, html)
+
+
+def write(path, text):
+    """Write a file atomically: under a temporary name, then renamed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
