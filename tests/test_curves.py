@@ -1,4 +1,4 @@
-"""The numbers of the pictures, against what is known of hand-made runs."""
+"""The numbers of the figures, compared with hand-made runs."""
 import numpy as np
 import pandas as pd
 import pytest

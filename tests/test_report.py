@@ -248,6 +248,7 @@ def test_the_report_of_new_results_alone_is_named(
     )
 
 
+@pytest.mark.slow
 def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
     """From the file of results alone, without what trained them."""
     here = printed(results)
@@ -266,8 +267,9 @@ def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
     assert there.stderr == f"Results: {moved}\n"
 
 
+@pytest.mark.slow
 def test_real_results_are_reported(run, tmp_path):
-    """The report says of a run what its rows say."""
+    """The report agrees with the rows of the runs."""
     frame = run(
         {"AdamW": {"num_steps": 10}, "SGD": {"num_steps": 10}},
         objective={"target": 4.14}, n_repetitions=3,
