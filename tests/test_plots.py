@@ -71,17 +71,15 @@ def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
     frame = read_results(tmp_path / "results.parquet")
     assert np.isinf(frame.objective_value).any()
     data, _ = bench.get_plot_data(frame, ["validation_loss"])
-    adamw = frame[frame.solver_name.str.startswith("AdamW")]
+    rows = frame[frame.solver_name.str.startswith("AdamW")].groupby("stop_val")
     for against, column in [
         ("steps", "objective_step"), ("tokens", "objective_tokens"),
         ("seconds", "time"),
     ]:
-        key = (
+        line, _, sgd, *_, target = data["validation_loss"][
             f"validation_loss_{against}_the whole run_median and range_"
             "Simulated"
-        )
-        line, _, sgd, *_, target = data["validation_loss"][key]["data"]
-        rows = adamw.groupby("stop_val")
+        ]["data"]
         assert line["label"] == "AdamW"
         assert line["x"] == pytest.approx(rows[column].mean().tolist())
         assert line["y"] == pytest.approx(
@@ -103,9 +101,8 @@ def test_every_seed_ends_in_a_mark(plot_data):
         np.array(trace["x"])[np.isfinite(trace["y"])]
         for trace in drawn if trace["label"] == "Muon"
     ][1]
-    muon = CASES["three"][
-        CASES["three"]["solver_name"].str.startswith("Muon")
-    ]
+    frame = CASES["three"]
+    muon = frame[frame["solver_name"].str.startswith("Muon")]
     assert marks.tolist() == muon.groupby("idx_rep").stop_val.max().tolist()
 
 
