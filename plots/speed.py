@@ -1,16 +1,16 @@
-"""Speed against efficiency: what a step takes against how many are needed."""
+"""Speed against efficiency: time per step against steps to target."""
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis import scatter
+from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.sweeps import equal_times
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 
 class Plot(BasePlot):
     """One point per run that reached the target. On a grey line, all runs
-    take the same time: the lighter, the sooner."""
+    take the same time; lighter is faster."""
 
     name = "Speed"
     type = "scatter"
@@ -19,10 +19,10 @@ class Plot(BasePlot):
     def plot(self, df, problem):
         table = runs(select(df, problem))
         lines = equal_times(table).groupby("seconds")
-        # The longer, the darker.
+        # Longer times are darker.
         shades = np.linspace(0.8, 0.4, len(lines))
         drawn = [
-            traces.line(rows["steps"], rows["ms_per_step"], {
+            scatter.line(rows["steps"], rows["ms_per_step"], {
                 "label": f"{seconds:g} s", "color": (shade,) * 3 + (1.0,)
             })
             for shade, (seconds, rows) in zip(shades, lines, strict=True)
@@ -30,7 +30,7 @@ class Plot(BasePlot):
         for label, rows in table.groupby("label", sort=False):
             reached = rows[rows["reached"]]
             if len(reached):
-                drawn.append(traces.points(
+                drawn.append(scatter.points(
                     reached["steps_to_target"], reached["ms_per_step"],
                     self.get_style(label) | {
                         "label": f"{label} ({len(reached)} of {len(rows)})"

@@ -3,16 +3,16 @@ import math
 
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
-from benchmark_utils.analysis.savings import steps_saved, title_of
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis import scatter
+from benchmark_utils.analysis.comparison import steps_saved, title_of
+from benchmark_utils.analysis.labels import describe
+from benchmark_utils.analysis.table import problem_options, runs, select
 from benchmark_utils.analysis.verdict import verdict
 
 
 class Plot(BasePlot):
-    """A box is the 95 % interval, the line in it the estimate. A box that
-    holds 0 is no difference that the seeds show."""
+    """A box is the 95 % interval, the line in it the estimate. If the box
+    contains 0, the seeds show no difference."""
 
     name = "Steps saved"
     type = "boxplot"
@@ -21,17 +21,17 @@ class Plot(BasePlot):
     def plot(self, df, problem):
         saved, without = steps_saved(verdict(runs(select(df, problem))))
         if saved.empty:
-            # The script of benchopt's page stops at a boxplot without boxes;
-            # one without numbers leaves the picture empty.
+            # The script of benchopt's page stops at a boxplot without boxes.
+            # A box without numbers gives an empty figure.
             return [{
                 "x": without[:1], "y": [[math.nan] * 5], "label": without[0],
-                "color": traces.GREY,
+                "color": scatter.GREY,
             }]
         drawn = []
         for row in saved.itertuples():
             low, high, opacity = row.low, row.high, 0.5
             if low != low:
-                # A line alone, without an interval's fill, is to be seen.
+                # A line without the fill of an interval is opaque.
                 low = high = row.saved
                 opacity = 1.0
             color = self.get_style(row.label)["color"]
@@ -41,8 +41,8 @@ class Plot(BasePlot):
                 # the interval and the estimate.
                 "y": [[low, low, row.saved, high, high]],
                 "label": row.label,
-                # Edge and fill have one color: the edge shows where it is
-                # drawn over the fill.
+                # Edge and fill have one color; the edge shows where it
+                # covers the fill.
                 "color": (*color[:3], opacity),
             })
         return drawn

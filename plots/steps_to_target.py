@@ -1,15 +1,10 @@
-"""How soon, and how surely: the share of runs at the target by each step."""
+"""Share of runs that reached the target, by step."""
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
+from benchmark_utils.analysis import scatter
 from benchmark_utils.analysis.curves import share_reached
-from benchmark_utils.analysis.problems import (
-    describe,
-    outcome,
-    problem_options,
-    select,
-)
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.labels import describe, legends
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 
 class Plot(BasePlot):
@@ -22,24 +17,24 @@ class Plot(BasePlot):
 
     def plot(self, df, problem):
         table = runs(select(df, problem))
-        names = outcome(table)
+        names = legends(table)
         curves, censored = share_reached(table)
-        # The grey line keeps the axis whole where few runs got there.
-        drawn = [traces.line([0, curves["steps"].max()], [1, 1], {
-            "label": "all runs", "color": traces.GREY
+        # The grey line keeps the axis at 0 to 1 if few runs reach the target.
+        drawn = [scatter.line([0, curves["steps"].max()], [1, 1], {
+            "label": "all runs", "color": scatter.GREY
         })]
         for label, curve in curves.groupby("label", sort=False):
             style = self.get_style(label) | {"label": names[label]}
-            drawn.append(traces.line(curve["steps"], curve["share"], style))
+            drawn.append(scatter.line(curve["steps"], curve["share"], style))
             ticks = censored[censored["label"] == label]
             if len(ticks):
-                drawn.append(traces.points(
+                drawn.append(scatter.points(
                     ticks["steps"], ticks["share"],
-                    style | {"marker": traces.TICK},
+                    style | {"marker": scatter.TICK},
                 ))
-            # Solvers with the same share are told apart by their markers.
+            # Markers tell solvers with the same share apart.
             rises = curve[curve["share"].diff() > 0]
-            drawn.append(traces.points(rises["steps"], rises["share"], style))
+            drawn.append(scatter.points(rises["steps"], rises["share"], style))
         return drawn
 
     def get_metadata(self, df, problem):

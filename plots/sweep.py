@@ -2,8 +2,8 @@
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
-from benchmark_utils.analysis.problems import describe, problem_options, select
+from benchmark_utils.analysis import scatter
+from benchmark_utils.analysis.labels import describe
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
     NO_POINTS,
@@ -12,7 +12,12 @@ from benchmark_utils.analysis.sweeps import (
     sweep,
     swept_parameters,
 )
-from benchmark_utils.analysis.table import plain, runs
+from benchmark_utils.analysis.table import (
+    plain,
+    problem_options,
+    runs,
+    select,
+)
 
 COLUMNS = {words: column for column, words in MEASURES.items()}
 NONE = "no parameter was swept"
@@ -37,7 +42,7 @@ class Plot(BasePlot):
 
     def plot(self, df, parameter, measure, problem):
         table = runs(select(df, problem))
-        # benchopt asks for all combinations, also those that did not run.
+        # benchopt asks for all combinations, even those that did not run.
         if parameter not in swept_parameters(table):
             return []
         found = at_the_edge(sweep(table, parameter, COLUMNS[measure]))
@@ -47,16 +52,17 @@ class Plot(BasePlot):
             finite = np.isfinite(rows["median"])
             inside = rows[finite]
             drawn.append(
-                traces.line(inside["value"], inside["y"], style) | {
+                scatter.line(inside["value"], inside["y"], style) | {
                     "y_low": inside["low"].tolist(),
                     "y_high": inside["high"].tolist(),
                 }
             )
             for marker, chosen in [
-                (traces.CROSS, rows[~finite]), (traces.STAR, rows[rows.best]),
-                (traces.CIRCLE, inside[~inside.best]),
+                (scatter.CROSS, rows[~finite]),
+                (scatter.STAR, rows[rows["best"]]),
+                (scatter.CIRCLE, inside[~inside["best"]]),
             ]:
-                drawn.append(traces.points(
+                drawn.append(scatter.points(
                     chosen["value"], chosen["y"], style | {"marker": marker}
                 ))
         return drawn

@@ -1,8 +1,9 @@
-"""The curves to compare: validation loss against steps, tokens or time."""
+"""Validation loss against steps, tokens or training time."""
 import numpy as np
 from benchopt import BasePlot
 
-from benchmark_utils.analysis import traces
+from benchmark_utils.analysis import scatter
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.curves import (
     AXES,
     highest_loss,
@@ -11,13 +12,8 @@ from benchmark_utils.analysis.curves import (
     seed_curves,
     shows_target,
 )
-from benchmark_utils.analysis.problems import (
-    describe,
-    outcome,
-    problem_options,
-    select,
-)
-from benchmark_utils.analysis.table import SEED, runs
+from benchmark_utils.analysis.labels import describe, legends
+from benchmark_utils.analysis.table import problem_options, runs, select
 
 NEAR = "near the target"
 SEEDS = "every seed"
@@ -39,19 +35,19 @@ class Plot(BasePlot):
     def plot(self, df, against, zoom, lines, problem):
         evaluations = select(df, problem)
         highest = highest_loss(evaluations, near_target=zoom == NEAR)
-        names = outcome(runs(evaluations))
+        names = legends(runs(evaluations))
         compute = seed_curves if lines == SEEDS else median_curves
         curves = compute(evaluations, against, highest)
         drawn = []
         for label, curve in in_order(curves, names):
             style = self.get_style(label) | {"label": names[label]}
             if lines != SEEDS:
-                marks = traces.some(curve["x"], curve["val_loss"], style)
+                marks = scatter.some(curve["x"], curve["val_loss"], style)
             else:
                 ends = curve.groupby(SEED).tail(1)
-                marks = traces.points(ends["x"], ends["val_loss"], style)
+                marks = scatter.points(ends["x"], ends["val_loss"], style)
                 curve = _with_gaps(curve)
-            trace = traces.line(curve["x"], curve["val_loss"], style)
+            trace = scatter.line(curve["x"], curve["val_loss"], style)
             if lines != SEEDS and curve["low"].notna().any():
                 trace |= {
                     "y_low": curve["low"].tolist(),
@@ -60,9 +56,9 @@ class Plot(BasePlot):
             drawn += [trace, marks]
         target = evaluations["target"].iloc[0]
         if shows_target(evaluations, near_target=zoom == NEAR):
-            drawn.append(traces.line(
+            drawn.append(scatter.line(
                 [curves["x"].min(), curves["x"].max()], [target, target],
-                {"label": f"target {target:.4g}", "color": traces.GREY},
+                {"label": f"target {target:.4g}", "color": scatter.GREY},
             ))
         return drawn
 
@@ -77,7 +73,7 @@ class Plot(BasePlot):
 
 
 def _with_gaps(curves):
-    """The curves of all runs as one, with a nan between two."""
+    """Join the curves of all runs, separated by nan."""
     starts = np.flatnonzero(
         curves.groupby(SEED, sort=False).ngroup().diff() > 0
     )

@@ -1,15 +1,15 @@
-"""The table of the report: steps to target, and who was faster."""
+"""The table of the report: steps to target, and the comparison."""
 import re
 
 from benchopt import BasePlot
 
 from benchmark_utils.analysis.formats import cells
-from benchmark_utils.analysis.problems import describe, problem_options, select
-from benchmark_utils.analysis.table import runs
+from benchmark_utils.analysis.labels import describe
+from benchmark_utils.analysis.table import problem_options, runs, select
 from benchmark_utils.analysis.text import in_short
 from benchmark_utils.analysis.verdict import verdict
 
-# Of a page that could not load its scripts, this title is all that shows.
+# A page that could not load its scripts shows nothing but this title.
 HELP = (
     "In words: python -m benchmark_utils.report. No table here? There is "
     "no network: add --html."
@@ -17,8 +17,7 @@ HELP = (
 
 
 class Plot(BasePlot):
-    """What ``python -m benchmark_utils.report`` prints, without the
-    sentences."""
+    """The table that ``python -m benchmark_utils.report`` prints."""
 
     name = "Verdict"
     type = "table"
@@ -47,13 +46,14 @@ class Plot(BasePlot):
 
 
 def _in_order(cells, comparison):
-    """What matters first: on a small screen, the rest is cut off."""
+    """Put the important columns first, because small screens cut off the
+    rest."""
     solver, reached, steps, loss, speed, memory, ratio = cells
     return [solver, reached, steps, comparison, ratio, loss, speed, memory]
 
 
 def _literal(text):
-    """A text in which benchopt finds no markup, and a browser no hyphen to
-    break 4e-06 at."""
+    """Escape benchopt's markup, and hyphens at which a browser would break
+    4e-06."""
     text = re.sub(r"(\de)-(\d)", "\\1\u2011\\2", text)
     return text.replace("*", r"\*").replace("_", r"\_")

@@ -287,7 +287,7 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
         f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
         "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]"
     )
-    first, last = output.split("\nMind these runs:\n")
+    first, last = output.split("\nRuns that need attention:\n")
     name, sentence = last.splitlines()
     assert "\nThe verdict: python -m benchmark_utils.report " in first
     assert name.startswith("AdamW[") and "num_steps=1000000" in name
@@ -307,7 +307,7 @@ def test_a_device_that_is_not_there_is_a_sentence_for_each_run(tmp_path):
         "val_tokens=1024] -s SGD[num_steps=5,warmup_steps=0] "
         "-s AdamW[num_steps=5,warmup_steps=0]", returncode=1,
     )
-    first, last = output.split("\nMind these runs:\n")
+    first, last = output.split("\nRuns that need attention:\n")
     assert first.count("UserError: device='cuda' can't be used: ") == 2
     name, sentence = last.splitlines()
     assert name.startswith("nanoGPT[gpt2,")
@@ -436,7 +436,7 @@ def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
     adam = frame[frame.solver_name.str.startswith("AdamW")]
     assert (sgd.weights_moved == 0).all()
     assert adam.weights_moved.tolist() == [0] + [1] * (len(adam) - 1)
-    warning = "trains nothing: each of its weights is what it was"
+    warning = "trains nothing: no weight has changed"
     assert f"WARNING: SGD {warning}" in capsys.readouterr().out
     noted = notes.read_text()
     assert noted.count(warning) == 1 and noted.startswith("SGD[")
@@ -501,7 +501,7 @@ def test_runs_from_the_cache_say_what_they_said(tmp_path, options):
     for cached in (False, True):
         output = clone.run(command)
         assert ("cached" in output) == cached
-        _, last = output.split("\nMind these runs:\n")
+        _, last = output.split("\nRuns that need attention:\n")
         words.append(sorted(last.splitlines()))
     assert words[0] == words[1] and len(words[0]) == 4
     assert "  diverged: at step" in words[0][0]

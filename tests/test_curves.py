@@ -1,8 +1,9 @@
-"""The numbers of the pictures, against what is known of hand-made runs."""
+"""The numbers of the figures, compared with hand-made runs."""
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.curves import (
     highest_loss,
     median_curves,
@@ -10,15 +11,14 @@ from benchmark_utils.analysis.curves import (
     share_reached,
     shows_target,
 )
-from benchmark_utils.analysis.problems import problem_names
-from benchmark_utils.analysis.savings import steps_saved, title_of
+from benchmark_utils.analysis.labels import problem_names
 from benchmark_utils.analysis.sweeps import (
     at_the_edge,
     equal_times,
     sweep,
     swept_parameters,
 )
-from benchmark_utils.analysis.table import one_problem, plain, problems, runs
+from benchmark_utils.analysis.table import one_problem, plain, runs
 from benchmark_utils.analysis.verdict import verdict
 from made_curves import CASES, results
 
@@ -26,7 +26,7 @@ from made_curves import CASES, results
 def problem(frame):
     """The evaluations of the only problem of benchopt's results."""
     evaluations = plain(frame)
-    only, = problems(evaluations)
+    only, = problem_names(evaluations).values()
     return one_problem(evaluations, *only)
 
 
@@ -195,7 +195,7 @@ def test_nothing_is_saved_against_a_baseline_that_never_got_there(
     saved, missing = steps_saved(verdict(runs(problem(CASES[case]))))
     assert saved.empty and missing == without
     assert title_of("Adam", saved, missing) == (
-        "Steps saved against Adam: not all its seeds got there"
+        "Steps saved against Adam: some of its seeds missed the target"
     )
 
 
@@ -237,5 +237,8 @@ def test_problems_are_told_apart():
     evaluations = plain(CASES["two problems"])
     names = problem_names(evaluations)
     assert list(names) == ["Simulated margin=0.1", "Simulated margin=0.2"]
-    assert list(names.values()) == problems(evaluations)
+    assert list(names.values()) == [
+        (f"Simulated[margin={margin}]", "nanoGPT[2x32]")
+        for margin in [0.1, 0.2]
+    ]
     assert list(problem_names(plain(CASES["three"]))) == ["Simulated"]

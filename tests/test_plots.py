@@ -1,4 +1,6 @@
-"""The pictures show the numbers of the results, and fit where they go."""
+"""The figures show the numbers of the results, and fit into their space."""
+import copy
+import functools
 import json
 import re
 import shutil
@@ -19,67 +21,65 @@ from benchmark_utils.report.page import carry_scripts
 from docs import ROOT, Clone, code_blocks
 from made_curves import CASES
 
-# Those that take longer to draw.
-BIG = ["seventeen, ten seeds", "a sweep", "two problems"]
-PARAMETERS = [
-    pytest.param(case, marks=pytest.mark.slow) if case in BIG else case
+CONFIG = yaml.safe_load((ROOT / "config.yml").read_text())
+KINDS = CONFIG["plots"]
+
+
+@pytest.fixture(scope="module")
+def plot_data(bench):
+    """plot_data(case): the data and options of benchopt's plots."""
+    return functools.cache(
+        lambda case: bench.get_plot_data(CASES[case], KINDS)
+    )
+
+
+@pytest.mark.parametrize("case", [
+    case if case == "three" else pytest.param(case, marks=pytest.mark.slow)
     for case in CASES
-]
-KINDS = yaml.safe_load((ROOT / "config.yml").read_text())["plots"]
-
-
-@pytest.mark.parametrize("case", PARAMETERS)
-def test_all_pictures_of_benchopt_can_be_drawn(bench, case):
-    """Lines of a title fit beside the menu at 1,280 pixels."""
-    frame = CASES[case]
-    data, options = bench.get_plot_data(frame, KINDS)
+])
+def test_all_figures_of_benchopt_can_be_drawn(plot_data, case):
+    """Lines of a title fit next to the menu at 1,280 pixels."""
+    data, options = copy.deepcopy(plot_data(case))
     assert sorted(data) == sorted(KINDS)
     assert len(options["verdict"]["problem"]) == (
         2 if case == "two problems" else 1
     )
     json.dumps(update_plot_data_style(data, plotly=True))
-    drawn = [
-        (kind, picture) for kind, pictures in data.items()
-        for picture in pictures.values()
-    ]
-    for kind, picture in drawn:
-        assert max(map(len, picture["title"].split("<br />"))) <= 100
-        for trace in picture["data"]:
-            if picture["type"] == "scatter":
+    for kind, figures_of_kind in data.items():
+        for figure in figures_of_kind.values():
+            assert max(map(len, figure["title"].split("<br />"))) <= 100
+            # A boxplot without boxes stops the page's script.
+            assert figure["data"] or kind in ["sweep", "speed"]
+            for trace in figure["data"] * (figure["type"] == "scatter"):
                 assert len(trace["x"]) == len(trace["y"])
                 assert len(trace["label"]) <= 40
                 assert not np.isinf(trace["x"] + trace["y"]).any()
-        # A boxplot without boxes stops the page's script.
-        assert picture["data"] or kind in ["sweep", "speed"]
 
 
-def test_the_views_of_the_page_exist(bench):
-    views = yaml.safe_load((ROOT / "config.yml").read_text())["plot_configs"]
-    _, options = bench.get_plot_data(CASES["three"], KINDS)
-    for view in views.values():
-        kind = view.pop("plot_kind")
-        view.pop("scale", None)
-        for name, value in view.items():
-            assert value in options[kind][name.removeprefix(f"{kind}_")]
+def test_the_views_of_the_page_exist(plot_data):
+    _, options = plot_data("three")
+    for view in CONFIG["plot_configs"].values():
+        kind = view["plot_kind"]
+        for name in view.keys() - {"plot_kind", "scale"}:
+            assert view[name] in options[kind][name.removeprefix(f"{kind}_")]
 
 
+@pytest.mark.slow
 def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
     run({"AdamW": {}, "SGD": {"learning_rate": 1e6, "max_grad_norm": 0}},
         n_repetitions=2)
     frame = read_results(tmp_path / "results.parquet")
     assert np.isinf(frame.objective_value).any()
     data, _ = bench.get_plot_data(frame, ["validation_loss"])
-    adamw = frame[frame.solver_name.str.startswith("AdamW")]
+    rows = frame[frame.solver_name.str.startswith("AdamW")].groupby("stop_val")
     for against, column in [
         ("steps", "objective_step"), ("tokens", "objective_tokens"),
         ("seconds", "time"),
     ]:
-        key = (
+        line, _, sgd, *_, target = data["validation_loss"][
             f"validation_loss_{against}_the whole run_median and range_"
             "Simulated"
-        )
-        line, _, sgd, *_, target = data["validation_loss"][key]["data"]
-        rows = adamw.groupby("stop_val")
+        ]["data"]
         assert line["label"] == "AdamW"
         assert line["x"] == pytest.approx(rows[column].mean().tolist())
         assert line["y"] == pytest.approx(
@@ -91,9 +91,9 @@ def test_curves_of_a_run_are_its_losses(run, bench, tmp_path):
         assert target["y"] == [frame.objective_target[0]] * 2
 
 
-def test_every_seed_ends_in_a_mark(bench):
-    """So that seeds are told apart, and solvers by more than a color."""
-    data, _ = bench.get_plot_data(CASES["three"], ["validation_loss"])
+def test_every_seed_ends_in_a_mark(plot_data):
+    """Marks tell seeds apart, and solvers by more than a color."""
+    data, _ = plot_data("three")
     drawn = data["validation_loss"][
         "validation_loss_steps_near the target_every seed_Simulated"
     ]["data"]
@@ -101,9 +101,8 @@ def test_every_seed_ends_in_a_mark(bench):
         np.array(trace["x"])[np.isfinite(trace["y"])]
         for trace in drawn if trace["label"] == "Muon"
     ][1]
-    muon = CASES["three"][
-        CASES["three"]["solver_name"].str.startswith("Muon")
-    ]
+    frame = CASES["three"]
+    muon = frame[frame["solver_name"].str.startswith("Muon")]
     assert marks.tolist() == muon.groupby("idx_rep").stop_val.max().tolist()
 
 
@@ -116,7 +115,8 @@ def test_legends_are_filled_evenly(lengths, columns):
     assert figures.legend_columns(labels) == columns
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_figures_are_whole_at_the_width_of_a_column(
         case, tmp_path, monkeypatch):
     """Each is a file of its own, 3.4 inches wide, and all that is drawn is
@@ -153,11 +153,11 @@ def page(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "get_output_folder", lambda: tmp_path)
     path = tmp_path / "three.parquet"
     save_results(CASES["three"], path)
-    config = yaml.safe_load((ROOT / "config.yml").read_text())
-    plot_benchmark_html(path, bench, config, display=False)
+    plot_benchmark_html(path, bench, copy.deepcopy(CONFIG), display=False)
     return tmp_path / "benchmark_nanogpt_three.html"
 
 
+@pytest.mark.slow
 def test_a_page_carries_its_scripts(page):
     before = page.read_text()
     assert "No table here? There is no network" in before
@@ -184,8 +184,8 @@ BROWSER = next(filter(None, map(shutil.which, [
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_a_browser_without_network_draws_every_picture(page, tmp_path):
-    """Every tab, one after the other: the texts of its picture or table."""
+def test_a_browser_without_network_draws_every_figure(page, tmp_path):
+    """Every tab, one after the other: the texts of its figure or table."""
     carry_scripts(page)
     html = page.read_text()
     page.write_text(html.replace("</body>", """<script>
@@ -224,15 +224,15 @@ def test_a_browser_without_network_draws_every_picture(page, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_says_how_pictures_are_had(tmp_path):
-    pictures, follow = code_blocks("docs/pictures.rst", "bash")
+def test_commands_of_the_page_about_figures_run(tmp_path):
+    draw, follow = code_blocks("docs/figures.rst", "bash")
     select, run = follow.splitlines()
     clone = Clone(tmp_path / "clone")
     clone.run(select)
     clone.run(run + " --no-display --output mine")
-    said = clone.run(pictures)
-    assert "9 pictures as PDF and PNG in figures" in said
-    assert "needs no network" in said
+    output = clone.run(draw)
+    assert "9 figures as PDF and PNG in figures" in output
+    assert "needs no network" in output
     assert len(list((clone.folder / "figures").iterdir())) == 18
     page = clone.folder / "outputs" / "benchmark_nanogpt_mine.html"
     assert "plotly.js v" in page.read_text()
@@ -244,7 +244,7 @@ def test_other_tools_read_the_file_of_a_run(
         package, run, tmp_path, monkeypatch):
     pytest.importorskip(package)
     source, = [
-        block for block in code_blocks("docs/pictures.rst", "python")
+        block for block in code_blocks("docs/figures.rst", "python")
         if package in block
     ]
     monkeypatch.chdir(tmp_path)

@@ -507,7 +507,7 @@ def test_a_slurm_job_near_the_end_of_its_time_is_queued_again(
     both = [log for log in logs.values() if "Continues from step" in log]
     assert len(both) == 2
     assert sum("Calling checkpoint method" in log for log in both) == 1
-    assert not any("Mind these runs" in log for log in logs.values())
+    assert not any("Runs that need attention" in log for log in logs.values())
     # The number of time limits is not bounded.
     submitted = next(job.glob("*0_submitted.pkl"))
     submission = submitit.helpers.DelayedSubmission.load(submitted)

@@ -21,11 +21,19 @@ STEPS = {
 
 
 @pytest.fixture
-def results(tmp_path):
+def file_of(tmp_path):
+    """file_of(*frames): a file of results."""
+    def write(*frames, name="made"):
+        path = tmp_path / f"{name}.parquet"
+        pd.concat(frames).to_parquet(path)
+        return path
+    return write
+
+
+@pytest.fixture
+def results(file_of):
     """A file of three solvers, three seeds each."""
-    path = tmp_path / "made.parquet"
-    made_results(STEPS).to_parquet(path)
-    return path
+    return file_of(made_results(STEPS))
 
 
 @pytest.fixture
@@ -57,18 +65,16 @@ def test_report_is_a_row_per_solver_then_the_verdict(results, printed):
         "- Muon reaches 2.5 in 32.6 % fewer steps than Adam (95 % CI 24.8 to "
         "39.5;"
     )
-    assert "How carefully each solver was tuned" in notes
+    assert "how carefully each solver was tuned" in notes
 
 
-def test_report_fits_the_terminal(tmp_path, printed):
-    path = tmp_path / "made.parquet"
-    pd.concat([
+def test_report_fits_the_terminal(file_of, printed):
+    lines = printed(file_of(*(
         made_results(
             {"Schedule-free AdamW": [steps] * 3 + [steps + 5, None]},
             parameters={"learning_rate": rate, "beta1": 0.9 + rate},
         ) for rate, steps in [(0.003, 251.25), (0.001, 271.5), (0.01, 222)]
-    ]).to_parquet(path)
-    lines = printed(path).splitlines()
+    ))).splitlines()
     assert max(map(len, lines)) <= 100
     # Long labels are whole.
     assert "Schedule-free AdamW lr=0.003 beta1=0.903" in lines
@@ -99,72 +105,61 @@ def test_csv_has_the_numbers_unrounded(results, printed):
     assert rows["SGD"]["mean"] == rows["Adam"]["ratio"] == ""
 
 
-def test_newest_file_is_read_without_arguments(results, printed, monkeypatch):
-    other = results.with_name("older.parquet")
-    made_results({"Lion": [250]}).to_parquet(other)
-    os.utime(other, (0, 0))
+def test_newest_file_is_read_without_arguments(
+        results, file_of, printed, monkeypatch):
+    os.utime(file_of(made_results({"Lion": [250]}), name="older"), (0, 0))
     monkeypatch.setattr(report, "OUTPUTS", results.parent)
     assert "Muon" in printed() and "Lion" not in printed()
 
 
-def test_several_files_are_one_table(results, printed):
-    other = results.with_name("other.parquet")
-    made_results({"Lion": [250, 255, 262]}).to_parquet(other)
+def test_several_files_are_one_table(results, file_of, printed):
+    other = file_of(made_results({"Lion": [250, 255, 262]}), name="other")
     text = printed(results, other)
     assert "Lion reaches 2.5 in 13.3 % fewer steps than Adam" in " ".join(
         text.split()
     )
     # Two files are two commands.
-    assert "Seconds and ms per step do not compare" in text
+    assert "Seconds and ms per step are not comparable" in text
 
 
-def test_newest_of_two_results_of_a_run_counts(results, capsys):
-    newer = results.with_name("a.parquet")
-    made_results({"Muon": [100, 101, 102]}).assign(
-        run_date="2026-12-01T00:00:00"
-    ).to_parquet(newer)
+def test_newest_of_two_results_of_a_run_counts(results, file_of, capsys):
+    newer = file_of(made_results(
+        {"Muon": [100, 101, 102]}, run_date="2026-12-01T00:00:00"
+    ), name="a")
     report.main([str(newer), str(results)])
     out, err = capsys.readouterr()
     assert "101.0" in out and "199.0" not in out
     assert err == (
         f"Results: {newer}, {results}\n"
-        "3 runs are in the results more than once: the newest of each "
+        "3 runs appear more than once in the results: the newest of each "
         "counts.\n"
     )
 
 
-def test_runs_that_differ_in_a_switch_are_one(tmp_path, printed):
+def test_runs_that_differ_in_a_switch_are_one(file_of, printed):
     """With and without ``log=csv``, which is not in the problem's name: the
     evaluations of the two must not be taken for those of one."""
     first, second = (
         made_results(STEPS, p_obj_log=log, ms_per_step=ms)
         for log, ms in [(None, 10.0), ("csv", 20.0)]
     )
-    path = tmp_path / "made.parquet"
-    pd.concat([first, second]).sort_values(
-        "stop_val", kind="stable"
-    ).to_parquet(path)
-    alone = tmp_path / "alone.parquet"
-    second.to_parquet(alone)
-    assert printed(path) == printed(alone)
+    both = pd.concat([first, second]).sort_values("stop_val", kind="stable")
+    assert printed(file_of(both)) == printed(file_of(second, name="alone"))
 
 
-def test_runs_that_cannot_be_told_apart_are_refused(tmp_path):
-    path = tmp_path / "made.parquet"
-    pd.concat([
+def test_runs_that_cannot_be_told_apart_are_refused(file_of):
+    path = file_of(*(
         made_results({"Mine": [steps]}) for steps in (250, 260)
-    ]).to_parquet(path)
+    ))
     with pytest.raises(SystemExit, match="two runs of Mine.* different name"):
         report.main([str(path)])
 
 
-def test_every_problem_has_a_table_of_its_own(tmp_path, printed):
-    path = tmp_path / "made.parquet"
-    pd.concat([
+def test_every_problem_has_a_table_of_its_own(file_of, printed):
+    text = printed(file_of(
         made_results(STEPS, dataset="One"),
         made_results(STEPS, dataset="Other", target=2.0),
-    ]).to_parquet(path)
-    text = printed(path)
+    ))
     assert text.index("One\n") < text.index("loss of 2.5 nats") < text.index(
         "Other\n") < text.index("loss of 2 nats")
     assert text.count("Verdict") == 2
@@ -179,13 +174,11 @@ def test_report_is_written_to_a_file(results, printed):
     ]
 
 
-def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
-    path = tmp_path / "made.parquet"
+def test_diverged_seed_is_seen_in_the_table(file_of, printed):
     rows = made_run("Adam", 0, None, diverged_at=20)
     for repetition in (1, 2):
         rows += made_run("Adam", repetition, 250)
-    pd.DataFrame(rows).to_parquet(path)
-    text = printed(path)
+    text = printed(file_of(pd.DataFrame(rows)))
     assert "2 of 3   median 250" in text and "1 diverged" in text
 
 
@@ -193,17 +186,17 @@ def test_diverged_seed_is_seen_in_the_table(tmp_path, printed):
     (["{folder}/none.parquet"], "There is no file {folder}/none.parquet."),
     (["{folder}/notes.txt"], "{folder}/notes.txt is not a file of results"),
     (["{folder}/other.parquet"], "other.parquet is not a file of "
-     "results of this benchmark: it lacks 16 of the columns that all have, "
-     "such as dataset."),
+     "results of this benchmark: it lacks 16 required columns, such as "
+     "dataset."),
     (["{folder}/none.parquet", "--html"], "no file {folder}/none.parquet."),
     (["{folder}"], "{folder} is not a file of results of this benchmark: it "
      "is a folder."),
-    (["{folder}/rowless.parquet"], "it holds no rows."),
+    (["{folder}/rowless.parquet"], "it holds no evaluations."),
     (["{folder}/made.parquet", "--html"], "`benchopt plot . -f FILE"),
     (["{folder}/made.parquet", "--figures", "{folder}/notes.txt"],
      "--figures {folder}/notes.txt is not a folder."),
     (["{folder}/made.parquet", "--output", "{folder}/notes.txt"],
-     "{folder}/notes.txt is there already"),
+     "{folder}/notes.txt already exists"),
     (["{folder}/made.parquet", "--baseline", "Adamm"],
      "baseline 'Adamm' is not in the results: take one of Adam, Muon, SGD."),
     (["{folder}/made.parquet", "--output", "{folder}/no/x.md"],
@@ -248,6 +241,7 @@ def test_the_report_of_new_results_alone_is_named(
     )
 
 
+@pytest.mark.slow
 def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
     """From the file of results alone, without what trained them."""
     here = printed(results)
@@ -266,8 +260,9 @@ def test_another_machine_gives_the_same_verdict(results, printed, tmp_path):
     assert there.stderr == f"Results: {moved}\n"
 
 
+@pytest.mark.slow
 def test_real_results_are_reported(run, tmp_path):
-    """The report says of a run what its rows say."""
+    """The report agrees with the rows of the runs."""
     frame = run(
         {"AdamW": {"num_steps": 10}, "SGD": {"num_steps": 10}},
         objective={"target": 4.14}, n_repetitions=3,

@@ -66,9 +66,10 @@ def test_values_without_spread_get_no_p_value(shift, paired):
     assert all(map(math.isnan, (low, high, p)))
 
 
-def test_one_seed_gets_no_interval():
+def test_too_few_seeds_get_no_interval():
     assert math.isnan(difference([1.0], [2.0], paired=True).low)
     assert math.isnan(difference([1.0], [2.0, 3.0], paired=False).p)
+    assert math.isnan(median_to_target(A, [1, 1, 0]).low)
 
 
 def test_median_and_interval_with_censored_seeds_are_the_textbook_ones():
@@ -92,10 +93,6 @@ def test_half_of_the_seeds_censored_is_not_imputed():
     )
     never = median_to_target([300] * 5, [0] * 5)
     assert math.isinf(never.value) and math.isnan(never.low)
-
-
-def test_median_of_three_seeds_has_no_interval():
-    assert math.isnan(median_to_target(A, [1, 1, 0]).low)
 
 
 def test_crossing_at_the_horizon_is_an_event():
@@ -147,12 +144,10 @@ def test_tests_that_cannot_reject_give_no_p_value():
     assert smallest_p(3, 3, paired=False) == pytest.approx(0.1)
     assert smallest_p(3, 3, paired=True) == 0.25
     assert math.isnan(logrank(A, np.ones(3), B, np.ones(3)).p)
-    # scipy itself has .025 for the last of these.
     assert math.isnan(logrank([1], [1], [5], [1]).p)
+    # scipy itself has .025 here.
     assert math.isnan(logrank([1], [1], [5, 6, 7, 8, 9], np.ones(5)).p)
-
-
-def test_no_event_is_no_test():
+    # No seed reached the target.
     assert math.isnan(logrank([300] * 5, [0] * 5, [300] * 5, [0] * 5).p)
 
 
@@ -313,7 +308,7 @@ def test_median_interval_holds_the_truth_as_often_as_it_says(n, censored):
 @pytest.mark.slow
 @pytest.mark.parametrize("n, expected", [(3, 0.0), (5, 0.048), (10, 0.062)])
 @pytest.mark.parametrize("censored", [0.2, 0.5])
-def test_logrank_cries_wolf_no_more_often_than_it_says(n, expected, censored):
+def test_logrank_errs_no_more_often_than_it_says(n, expected, censored):
     # At 10 seeds it is by chi-square, which errs a little.
     horizon = 3250 + 25 * stats.norm.isf(censored)
     a, b = draws(n)

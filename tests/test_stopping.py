@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from benchmark_utils.analysis.crossings import first_crossing
+from benchmark_utils.analysis.outcome import first_crossing
 from benchmark_utils.harness.stopping import complete_curve
 
 

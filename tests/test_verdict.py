@@ -6,19 +6,23 @@ import pytest
 from benchmark_utils.analysis import table
 from benchmark_utils.analysis.comparability import comparable_seconds
 from benchmark_utils.analysis.comparison import choose_baseline, summaries
-from benchmark_utils.analysis.labels import labels
+from benchmark_utils.analysis.labels import labels, problem_names
 from benchmark_utils.analysis.verdict import verdict
 from made_results import made_results, made_run
 
 
 def runs_of(results):
     evaluations = table.plain(results)
-    problem, = table.problems(evaluations)
+    problem, = problem_names(evaluations).values()
     return table.runs(table.one_problem(evaluations, *problem))
 
 
-def verdict_of(solvers, baseline=None, **options):
-    return verdict(runs_of(made_results(solvers, **options)), baseline)
+def verdict_of(*results, baseline=None, **options):
+    """The verdict on results: frames, rows, or arguments of made_results."""
+    return verdict(runs_of(pd.concat([
+        made_results(each, **options) if isinstance(each, dict)
+        else pd.DataFrame(each) for each in results
+    ])), baseline)
 
 
 def test_labels_say_only_what_differs():
@@ -64,10 +68,10 @@ def test_run_counts_with_its_last_row_and_its_dearest_moment():
 
 
 def test_diverged_seed_is_at_risk_to_its_horizon():
-    rows = made_run("Adam", 0, None, diverged_at=40) + made_run(
-        "Adam", 1, 250
-    ) + made_run("Adam", 2, 260)
-    runs = runs_of(pd.DataFrame(rows))
+    runs = runs_of(pd.DataFrame(
+        made_run("Adam", 0, None, diverged_at=40)
+        + made_run("Adam", 1, 250) + made_run("Adam", 2, 260)
+    ))
     assert runs["trained_to"].tolist() == [300, 250, 260]
     # Lost at step 40, it would leave two seeds, and a median of 250.
     summary = summaries(runs).iloc[0]
@@ -80,11 +84,10 @@ def test_diverged_seed_is_at_risk_to_its_horizon():
 
 
 def test_a_run_that_trained_nothing_is_named():
-    runs = runs_of(pd.DataFrame(
-        made_run("Adam", 0, 250, objective_weights_moved=1)
-        + made_run("Still", 0, None, objective_weights_moved=0)
-    ))
-    notes = " ".join(verdict(runs).notes)
+    notes = " ".join(verdict_of(
+        made_run("Adam", 0, 250, objective_weights_moved=1),
+        made_run("Still", 0, None, objective_weights_moved=0),
+    ).notes)
     assert "1 of 1 seeds of Still trained nothing" in notes
     assert "Adam trained nothing" not in notes
 
@@ -100,18 +103,16 @@ def test_two_problems_are_never_laid_over_each_other():
         made_results({"Adam": [150]}, dataset="Other"),
     ])
     evaluations = table.plain(results)
-    assert [dataset for dataset, _ in table.problems(evaluations)] == [
+    assert [dataset for dataset, _ in problem_names(evaluations).values()] == [
         "One", "Other"
     ]
 
 
 def test_different_targets_do_not_compare():
-    results = pd.concat([
-        made_results({"Adam": [250]}),
-        made_results({"Muon": [200]}, target=2.4),
-    ])
     with pytest.raises(ValueError, match=r"targets, 2\.4 and 2\.5"):
-        runs_of(results)
+        verdict_of(
+            {"Adam": [250]}, made_results({"Muon": [200]}, target=2.4)
+        )
 
 
 def test_clear_difference_is_stated_with_its_test():
@@ -164,9 +165,8 @@ def test_one_seed_is_called_one_seed():
 def test_one_seed_that_never_gets_there_is_called_one_seed():
     sentence, = verdict_of({"Adam": [None], "Muon": [None]}).sentences
     assert sentence.startswith(
-        "Neither Muon nor Adam reaches 2.5 (one seed each within 300 steps): "
-        "steps to it do not compare. With one seed there is no "
-        "verdict"
+        "Neither Muon nor Adam reaches 2.5 (one seed each within 300 steps), "
+        "so steps to it cannot be compared. With one seed there is no verdict"
     )
 
 
@@ -178,6 +178,10 @@ def test_two_seeds_are_two_numbers():
         "verdict: train three or more."
     ]
     assert math.isnan(found.comparisons["Muon"].p)
+    found = verdict_of({"Adam": [250, 260], "Muon": [None, None]})
+    assert found.sentences[0].startswith(
+        "Muon missed the target in both seeds (trained for 300 steps); Adam: "
+    )
 
 
 def test_the_more_comparisons_the_less_is_a_difference():
@@ -197,17 +201,17 @@ def test_the_more_comparisons_the_less_is_a_difference():
 def test_repetitions_are_matched_by_number_not_by_position():
     adam = made_results({"Adam": [250, 270, 290]})
     muon = made_results({"Muon": [201, 221, 242]})
-    straight = verdict(runs_of(pd.concat([adam, muon])))
-    shuffled = verdict(runs_of(pd.concat([adam, muon[::-1]])))
+    straight = verdict_of(adam, muon)
+    shuffled = verdict_of(adam, muon[::-1])
     assert straight.sentences == shuffled.sentences
     assert straight.comparisons["Muon"].pairs == 3
 
 
 def test_repetitions_of_other_seeds_are_not_paired():
-    compared = verdict(runs_of(pd.concat([
-        made_results({"Adam": [250, 270, 290]}),
+    compared = verdict_of(
+        {"Adam": [250, 270, 290]},
         made_results({"Muon": [201, 221, 242]}, base_seed=1),
-    ]))).comparisons["Muon"]
+    ).comparisons["Muon"]
     assert (compared.pairs, compared.test) == (0, "Welch's t")
 
 
@@ -236,9 +240,10 @@ def test_censored_seeds_are_compared_by_logrank():
 
 
 def test_worked_example_with_censored_seeds_is_no_difference():
-    rows = made_results({"Adam": [250, 270, 290, None, None]})
-    other = made_results({"Muon": [250, 270, 290, 330, 360]}, num_steps=400)
-    found = verdict(runs_of(pd.concat([rows, other])))
+    found = verdict_of(
+        {"Adam": [250, 270, 290, None, None]},
+        made_results({"Muon": [250, 270, 290, 330, 360]}, num_steps=400),
+    )
     assert found.comparisons["Muon"].p == 1
     assert "not distinguishable" in found.sentences[0]
     assert found.summaries["median"].tolist() == [290, 290]
@@ -249,19 +254,18 @@ def test_worked_example_with_censored_seeds_is_no_difference():
 def test_three_censored_seeds_get_no_test():
     found = verdict_of({"Adam": [None, None, None], "Muon": [200, 210, 220]})
     assert found.sentences == [
-        "Muon and Adam: 3 of 3 seeds against 0 of 3 within 300 steps. There "
-        "is no test of so few seeds (the smallest p it could have is 0.1)."
+        "Muon and Adam: 3 of 3 seeds against 0 of 3 within 300 steps. Too few "
+        "seeds to test (smallest possible p: 0.1)."
     ]
 
 
 def test_solvers_that_never_get_there_compare_by_their_last_loss():
-    rows = []
-    for solver, losses in [
-        ("Adam", [2.61, 2.62, 2.63]), ("Muon", [2.6, 2.611, 2.62]),
-    ]:
-        for repetition, loss in enumerate(losses):
-            rows += made_run(solver, repetition, None, final_loss=loss)
-    found = verdict(runs_of(pd.DataFrame(rows)))
+    found = verdict_of(*(
+        made_run(solver, repetition, None, final_loss=loss)
+        for solver, losses in [
+            ("Adam", [2.61, 2.62, 2.63]), ("Muon", [2.6, 2.611, 2.62]),
+        ] for repetition, loss in enumerate(losses)
+    ))
     assert "Neither Muon nor Adam reaches 2.5 (0 of 3 seeds each within 300 " \
         "steps)" in found.sentences[0]
     assert "At step 300 the loss of Muon is 0.0097 below that of Adam" in \
@@ -270,10 +274,10 @@ def test_solvers_that_never_get_there_compare_by_their_last_loss():
 
 
 def test_losses_of_different_horizons_are_not_compared():
-    found = verdict(runs_of(pd.concat([
-        made_results({"Adam": [None, None, None]}),
-        made_results({"Muon": [None, None, None]}, num_steps=200),
-    ])))
+    found = verdict_of(
+        {"Adam": [None] * 3},
+        made_results({"Muon": [None] * 3}, num_steps=200),
+    )
     assert "Final losses are not compared" in found.sentences[0]
     assert math.isnan(found.comparisons["Muon"].loss.value)
 
@@ -281,33 +285,29 @@ def test_losses_of_different_horizons_are_not_compared():
 def test_runs_beyond_the_target_have_the_same_steps_and_a_loss_besides():
     steps = {"Adam": [250, 255, 262], "Muon": [200, 207, 211]}
     stopped = verdict_of(steps).comparisons["Muon"]
-    rows = [
-        row for i, (solver, values) in enumerate(steps.items())
-        for repetition, value in enumerate(values)
-        for row in made_run(
+    trained_on = verdict_of(*(
+        made_run(
             solver, repetition, value,
             final_loss=2.45 - 0.02 * i + 0.001 * repetition ** (1 + i),
-        )
-    ]
-    trained_on = verdict(runs_of(pd.DataFrame(rows))).comparisons["Muon"]
+        ) for i, (solver, values) in enumerate(steps.items())
+        for repetition, value in enumerate(values)
+    )).comparisons["Muon"]
     assert trained_on.ratio == stopped.ratio
     assert math.isnan(stopped.loss.value)
     assert trained_on.loss.value == pytest.approx(-0.0193, abs=1e-4)
 
 
 def test_public_tracks_rule_stands_beside_a_t_test():
-    def rows(target):
-        return [
-            row for repetition, loss in enumerate([3.2769, 3.2785, 3.2761])
-            for row in made_run("Muon", repetition, 3200, num_steps=3300,
-                                target=target, final_loss=loss)
-        ]
-    found = verdict(runs_of(pd.DataFrame(rows(3.28))))
+    def sentences(target):
+        return verdict_of(*(
+            made_run("Muon", repetition, 3200, num_steps=3300, target=target,
+                     final_loss=loss)
+            for repetition, loss in enumerate([3.2769, 3.2785, 3.2761])
+        )).sentences
     # (3.28 - 3.27717) * sqrt(3)
     assert "Muon, public track's rule at step 3300: (3.28 - mean) * sqrt(n) " \
-        "= 0.0049, which passes 0.004 (n = 3; t-test" in found.sentences[-1]
-    found = verdict(runs_of(pd.DataFrame(rows(3.3))))
-    assert "track" not in " ".join(found.sentences)
+        "= 0.0049, which passes 0.004 (n = 3; t-test" in sentences(3.28)[-1]
+    assert "track" not in " ".join(sentences(3.3))
     # Runs that ended at the target were not all judged at one step.
     found = verdict_of({"Muon": [3200, 3210, 3190]}, target=3.28,
                        num_steps=3300)
@@ -328,7 +328,7 @@ def test_seconds_are_withheld_between_conditions(change, word):
     muon = results["solver_name"].str.startswith("Muon")
     for column, value in change.items():
         results.loc[muon, column] = value
-    found = verdict(runs_of(results))
+    found = verdict_of(results)
     assert "In seconds" not in found.sentences[0]
     note, = [n for n in found.notes if n.startswith("Seconds and ms")]
     assert word in note
@@ -350,22 +350,21 @@ def test_seconds_of_runs_trained_side_by_side_are_withheld():
 
 
 def test_several_settings_of_a_solver_are_called_a_choice():
-    results = pd.concat([
+    notes = verdict_of(*(
         made_results({"Adam": [250, 251, 260]},
                      parameters={"learning_rate": rate})
         for rate in (0.01, 0.003)
-    ])
-    notes = verdict(runs_of(results)).notes
-    assert any("Adam is here with 2 settings" in note for note in notes)
+    )).notes
+    assert any("Adam has 2 settings" in note for note in notes)
 
 
 def test_sources_of_published_settings_are_named():
     steps = [250, 251, 260]
-    notes = verdict(runs_of(pd.concat([
+    notes = verdict_of(
         made_results({"AdamW": steps, "Muon": steps},
                      objective_settings_source="A paper, table 2"),
         made_results({"SGD": steps}, objective_settings_source=""),
-    ]))).notes
+    ).notes
     assert "Settings of AdamW and Muon: A paper, table 2." in notes
     assert not any("SGD" in note for note in notes)
 
@@ -391,11 +390,10 @@ def test_baseline_is_adam_or_the_one_named():
 
 
 def test_baseline_of_several_settings_is_the_best():
-    results = pd.concat([
+    rows = verdict_of(*(
         made_results({"Adam": [steps] * 3}, parameters={"learning_rate": rate})
         for rate, steps in [(0.01, 260), (0.003, 250), (0.001, None)]
-    ])
-    rows = verdict(runs_of(results)).summaries
+    )).summaries
     assert rows["label"].tolist() == [
         "Adam lr=0.003", "Adam lr=0.01", "Adam lr=0.001"
     ]

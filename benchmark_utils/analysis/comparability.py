@@ -1,13 +1,16 @@
-"""Conditions of runs: what must be alike for steps and seconds to compare."""
+"""Comparability of runs: the conditions under which steps and seconds are
+comparable."""
 import math
 
-# What makes a machine, as benchopt and objective.py record it.
+import pandas as pd
+
+# Columns that describe the machine, as benchopt and objective.py record it.
 MACHINE = [
     "device", "world_size", "system-processor", "system-cpus",
     "system-ram (GB)", "platform", "platform-architecture",
     "platform-release",
 ]
-# What a machine was told. These change seconds, and losses by rounding.
+# Settings of the machine. They change seconds, and losses by rounding.
 SETTINGS = [
     "dtype", "num_threads", "compiled", "micro_batch_size", "torch_version",
     "version-cuda",
@@ -24,21 +27,12 @@ WORDS = {
 }
 
 
-def comparable_seconds(runs):
-    """The reasons why seconds of these runs don't compare, as clauses; none
-    if they do.
+def comparable_seconds(runs: pd.DataFrame) -> list[str]:
+    """List the reasons why the seconds of runs (see ``table.runs``) are not
+    comparable, as clauses.
 
-    Seconds compare within one machine and one command that trained its runs
-    one after the other, under the same conditions.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``.
-
-    Returns
-    -------
-    reasons : list of str
+    They are within one machine and one command that trained its runs one
+    after the other, under the same conditions: the list is empty then.
     """
     reasons = [
         f"{_word(column)} {_values(runs, column)}"
@@ -51,18 +45,8 @@ def comparable_seconds(runs):
     return reasons
 
 
-def warnings(runs):
-    """Sentences about what else differs between the solvers of a problem.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        All runs on one problem, with ``label``.
-
-    Returns
-    -------
-    sentences : list of str
-    """
+def warnings(runs: pd.DataFrame) -> list[str]:
+    """Warn, in sentences, of differences between all runs on a problem."""
     found = []
     if _differs(runs, "num_steps"):
         found.append(
@@ -72,7 +56,8 @@ def warnings(runs):
     reasons = comparable_seconds(runs)
     if reasons:
         found.append(
-            f"Seconds and ms per step do not compare: {'; '.join(reasons)}."
+            "Seconds and ms per step are not comparable: "
+            f"{'; '.join(reasons)}."
         )
     rounding = [
         _word(column)
@@ -82,14 +67,14 @@ def warnings(runs):
     if rounding:
         found.append(
             f"Runs differ in {_listed(rounding)}, which changes losses by "
-            "rounding: part of a difference may be theirs."
+            "rounding and may explain part of a difference."
         )
     for label, rows in runs.groupby("label", sort=False):
         n = len(rows)
         if rows["diverged"].any():
             found.append(
                 f"{rows['diverged'].sum()} of {n} seeds of {label} diverged: "
-                "they count as not reached up to the horizon."
+                "they count as missing the target up to the horizon."
             )
         at_once = rows["steps_to_target"] == 0
         if at_once.any():
@@ -97,14 +82,14 @@ def warnings(runs):
                 f"{at_once.sum()} of {n} seeds of {label} needed no training: "
                 "their loss at step 0 is below the target."
             )
-        # A run without a step has moved none either.
+        # A run of no steps changes no weight either.
         unmoved = (rows["trained_to"] > 0) & (
             rows.get("weights_moved", 1) == 0
         )
         if unmoved.any():
             found.append(
                 f"{unmoved.sum()} of {n} seeds of {label} trained nothing: no "
-                "weight has moved."
+                "weight has changed."
             )
         short = rows["stop_reason"].isin(["timeout", "max_runs"])
         if short.any():
@@ -117,9 +102,9 @@ def warnings(runs):
     families = runs.groupby("family", sort=False)["label"].nunique()
     for family, count in families[families > 1].items():
         found.append(
-            f"{family} is here with {count} settings: picking the best of "
-            "them by these seeds flatters it. Compare it on seeds that had no "
-            "part in the choice."
+            f"{family} has {count} settings: picking the best of them on "
+            "these seeds flatters it. Compare it on seeds that had no part in "
+            "the choice."
         )
     if "settings_source" in runs:
         published = runs[runs["settings_source"].fillna("") != ""]
@@ -132,7 +117,7 @@ def warnings(runs):
 
 
 def _side_by_side(runs):
-    """Whether the clock says that two runs on a machine overlapped."""
+    """Whether two runs overlapped, by the clock."""
     if not {"started", "ended"} <= set(runs):
         return False
     spans = runs[["started", "ended"]].dropna().sort_values("started")
@@ -141,7 +126,7 @@ def _side_by_side(runs):
 
 
 def _differs(runs, column):
-    # A missing value is a value: one file may know what another doesn't.
+    # A missing value counts: one file may have what another lacks.
     return column in runs and runs[column].nunique(dropna=False) > 1
 
 

@@ -1,33 +1,39 @@
 """Comparisons: one row per solver, and each solver against a baseline.
 
-Which test is used follows from the design and from what was censored, never
-from the p-value: docs/evidence.rst says when and why.
+The choice of test depends on the design and on censoring, never on the
+p-value: see docs/evidence.rst.
 """
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from benchmark_utils.analysis import statistics, survival
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.comparability import comparable_seconds
 from benchmark_utils.analysis.statistics import Estimate
-from benchmark_utils.analysis.table import SEED, ResultsError
+from benchmark_utils.analysis.table import ResultsError
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
-# The solvers that are the baseline where none is named.
+# The default baselines.
 BASELINES = ["AdamW", "Adam"]
+# Columns of the steps saved.
+SAVED = ["label", "saved", "low", "high"]
+# Characters of a title for the names of solvers that are not in the figure.
+MAX_NAMES = 25
 
 
 class Comparison(NamedTuple):
-    """A solver against the baseline.
+    """Comparison of a solver with the baseline.
 
-    ``ratio`` and ``seconds`` are ratios to the baseline of steps and of
-    seconds to the target, ``saved`` is the difference of mean steps up to
+    ``ratio`` and ``seconds`` are ratios of steps and of seconds to the target
+    to those of the baseline, ``saved`` is the difference of mean steps up to
     ``until``, ``loss`` the difference of final losses at step ``loss_step``;
-    each is nan where the data don't carry it. ``p`` is the p-value of
-    ``test``, ``adjusted_p`` that after Holm's adjustment for all comparisons;
-    ``sooner`` is whether the solver is the faster of the two.
+    each is nan if the data don't support it. ``p`` is the p-value of
+    ``test``, ``adjusted_p`` the same after Holm's adjustment for all
+    comparisons; ``sooner`` is whether the solver is faster.
     """
     label: str
     baseline: str
@@ -48,8 +54,8 @@ class Comparison(NamedTuple):
     loss_adjusted_p: float = math.nan
 
 
-def summaries(runs):
-    """One row per solver, the fastest first.
+def summaries(runs: pd.DataFrame) -> pd.DataFrame:
+    """Summarize each solver in a row, the fastest first.
 
     Parameters
     ----------
@@ -61,16 +67,17 @@ def summaries(runs):
     summaries : DataFrame
         ``label``, ``family``, ``n``, ``reached`` and ``diverged`` (numbers of
         seeds), ``horizon`` (steps); ``mean`` and ``sd`` of steps to target,
-        nan where a seed is censored, ``median``, ``low`` and ``high`` by
-        Kaplan-Meier; ``tokens`` and ``seconds`` to target, means with nan in
-        the same places; ``val_loss`` and ``val_loss_sd`` at the end of the
-        runs, ``ms_per_step`` and ``peak_memory_mib``. An sd of one seed is
-        nan.
+        nan if a seed is censored, ``median``, ``low`` and ``high`` by
+        Kaplan-Meier; mean ``tokens`` and ``seconds`` to target, nan likewise;
+        ``val_loss`` and ``val_loss_sd`` at the end of the runs,
+        ``ms_per_step`` and ``peak_memory_mib``. An sd of one seed is nan.
     """
     rows = []
     for label, of_solver in runs.groupby("label", sort=False):
-        complete = of_solver["reached"].all()
-        steps = of_solver["steps_to_target"]
+        all_reached = of_solver["reached"].all()
+        # A mean of no runs is nan.
+        complete = of_solver if all_reached else of_solver[:0]
+        steps = complete["steps_to_target"]
         median = survival.median_to_target(*times_to_target(of_solver))
         rows.append({
             "label": label,
@@ -79,15 +86,10 @@ def summaries(runs):
             "reached": int(of_solver["reached"].sum()),
             "diverged": int(of_solver["diverged"].sum()),
             "horizon": int(of_solver["num_steps"].max()),
-            "mean": steps.mean() if complete else math.nan,
-            "sd": steps.std() if complete else math.nan,
+            "mean": steps.mean(), "sd": steps.std(),
             "median": median.value, "low": median.low, "high": median.high,
-            "tokens":
-                of_solver["tokens_to_target"].mean() if complete
-                else math.nan,
-            "seconds":
-                of_solver["seconds_to_target"].mean() if complete
-                else math.nan,
+            "tokens": complete["tokens_to_target"].mean(),
+            "seconds": complete["seconds_to_target"].mean(),
             "val_loss": of_solver["val_loss"].mean(),
             "val_loss_sd":
                 of_solver["val_loss"].std()
@@ -96,7 +98,7 @@ def summaries(runs):
             "peak_memory_mib": of_solver["peak_memory_mib"].max(),
         })
     rows = pd.DataFrame(rows)
-    # A solver that always reaches the target comes before one that sometimes
+    # A solver that always reaches the target ranks above one that sometimes
     # does, however soon.
     order = pd.DataFrame({
         "missed": 1 - rows["reached"] / rows["n"],
@@ -106,30 +108,20 @@ def summaries(runs):
     return rows.loc[order].reset_index(drop=True)
 
 
-def times_to_target(runs):
-    """The steps that each run took to the target, or was trained for without
-    reaching it; and which of the two it is.
-
-    Returns
-    -------
-    times : array of float, shape (n,)
-    reached : array of bool, shape (n,)
-    """
+def times_to_target(runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Give survival times: the steps that each run took to the target, or was
+    trained for without reaching it, and which of the two it is (bool)."""
     reached = runs["reached"].to_numpy(dtype=bool)
     times = np.where(reached, runs["steps_to_target"], runs["trained_to"])
     return times.astype(float), reached
 
 
-def choose_baseline(summaries, name=None):
-    """The label of the baseline.
+def choose_baseline(summaries: pd.DataFrame, name: str | None = None) -> str:
+    """Choose the label of the baseline.
 
-    Parameters
-    ----------
-    summaries : DataFrame
-    name : str or None
-        A label, or a solver without parameters, of which the best setting is
-        taken; upper and lower case are the same. None is AdamW or Adam, or
-        the first by name if neither is there.
+    ``name`` is a label, or a solver without parameters, which stands for its
+    best setting; case is ignored. None is AdamW or Adam, or the first by name
+    if neither is present.
 
     Raises
     ------
@@ -152,23 +144,11 @@ def choose_baseline(summaries, name=None):
     return min(summaries["label"], key=str.casefold)
 
 
-def comparisons(runs, order, baseline):
-    """Every other solver against the baseline.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``; those of one problem.
-    order : sequence of str
-        Labels of all solvers.
-    baseline : str
-        One of them.
-
-    Returns
-    -------
-    comparisons : dict of str to Comparison
-        By label, in the order given.
-    """
+def comparisons(
+    runs: pd.DataFrame, order: Iterable[str], baseline: str
+) -> dict[str, Comparison]:
+    """Compare every other solver with the baseline, by label, in the order
+    given. ``runs`` are those of one problem (see ``table.runs``)."""
     of = dict(iter(runs.groupby("label")))
     others = [label for label in order if label != baseline]
     found = [
@@ -184,11 +164,11 @@ def comparisons(runs, order, baseline):
     }
 
 
-def compare(a, b, among=1):
-    """Runs of one solver against those of the baseline: a ``Comparison``.
+def compare(a: pd.DataFrame, b: pd.DataFrame, among: int = 1) -> Comparison:
+    """Compare the runs of one solver with those of the baseline.
 
-    ``among`` is the number of comparisons, for which ``seeds_needed`` allows
-    by Bonferroni's rule.
+    ``among`` is the number of comparisons, for which ``seeds_needed`` is
+    corrected by Bonferroni's rule.
     """
     paired_a, paired_b, paired = _by_seed(a, b)
     result = Comparison(
@@ -203,9 +183,61 @@ def compare(a, b, among=1):
     return _compare_censored(result, a, b, paired_a, paired_b, paired)
 
 
+def steps_saved(verdict) -> tuple[pd.DataFrame, list[str]]:
+    """Compute the steps saved in a ``Verdict`` against its baseline.
+
+    Returns
+    -------
+    saved : DataFrame
+        ``label``, ``saved``, ``low`` and ``high`` (percent; negative if more
+        steps are needed), the fastest first. The baseline has 0; ``low`` and
+        ``high`` are nan without an interval. Empty if a seed of the baseline
+        missed the target: a share of an unknown number is unknown.
+    without : list of str
+        Labels of solvers without a ratio, because a seed missed the target;
+        all labels, the baseline first, if it was a seed of the baseline.
+    """
+    table = verdict.summaries.set_index("label")
+    if math.isnan(table.at[verdict.baseline, "mean"]):
+        others = [label for label in table.index if label != verdict.baseline]
+        return pd.DataFrame(columns=SAVED), [verdict.baseline, *others]
+    rows, without = [], []
+    for label in table.index:
+        if label == verdict.baseline:
+            rows.append((label, 0.0, math.nan, math.nan))
+            continue
+        ratio = verdict.comparisons[label].ratio
+        if math.isnan(ratio.value):
+            without.append(label)
+        else:
+            # The upper end of a ratio is the lower end of what is saved.
+            rows.append((label, *(
+                100 * (1 - end)
+                for end in (ratio.value, ratio.high, ratio.low)
+            )))
+    return pd.DataFrame(rows, columns=SAVED), without
+
+
+def title_of(baseline, saved, without):
+    """Title a figure of steps saved: what it shows, and which solvers are not
+    in it because a seed missed the target."""
+    title = f"Steps saved against {baseline}"
+    if saved.empty:
+        return f"{title}: some of its seeds missed the target"
+    if len(saved) == 1 and not without:
+        return f"{title}: there is no other solver"
+    title += ", 95 % intervals" if saved["low"].notna().any() else ""
+    if without:
+        names = ", ".join(without)
+        if len(names) > MAX_NAMES:
+            names = f"{len(without)} of the solvers"
+        title += f"; no ratio: {names}"
+    return title
+
+
 def _by_seed(a, b):
-    """Both solvers' runs and whether they are paired. They are, seed by seed,
-    if one solver has all seeds of the other."""
+    """Pair two solvers' runs seed by seed, if one has all seeds of the other.
+    Return both, and whether they are paired."""
     a, b = a.set_index(SEED), b.set_index(SEED)
     shared = a.index.intersection(b.index)
     if len(shared) == min(len(a), len(b)):
@@ -214,12 +246,12 @@ def _by_seed(a, b):
 
 
 def _enough(*samples):
-    """A verdict takes three seeds: two give one degree of freedom."""
+    """Whether there are three seeds: two give one degree of freedom."""
     return min(map(len, samples)) >= 3
 
 
 def _compare_times(result, a, b, paired_a, paired_b, paired, among):
-    """All seeds got there: t-tests of logarithms."""
+    """Compare solvers that always reach the target: t-tests of logarithms."""
     def ratio(column):
         estimate = statistics.ratio(paired_a[column], paired_b[column], paired)
         if _enough(paired_a, paired_b):
@@ -249,8 +281,8 @@ def _compare_times(result, a, b, paired_a, paired_b, paired, among):
 
 
 def _compare_censored(result, a, b, paired_a, paired_b, paired):
-    """Some seeds never got there: a log-rank test, and means up to the
-    smaller horizon if both solvers got there at all."""
+    """Compare solvers with censored seeds: a log-rank test, and means up to
+    the smaller horizon if both reached the target at all."""
     test = survival.logrank(*times_to_target(a), *times_to_target(b))
     if not math.isnan(test.p):
         result = result._replace(
@@ -271,7 +303,7 @@ def _compare_censored(result, a, b, paired_a, paired_b, paired):
 
 
 def _compare_losses(result, a, b, paired_a, paired_b, paired):
-    """Final losses, if all seeds were trained to one horizon."""
+    """Compare final losses, if all seeds were trained to one horizon."""
     both = pd.concat([a, b])
     steps = both["step"].unique()
     if (

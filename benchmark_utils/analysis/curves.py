@@ -1,26 +1,26 @@
-"""Curves of the pictures: losses, and the share of runs at the target.
+"""Curves of the figures: losses, and the share of runs at the target.
 
-Nothing here draws: ``plots/`` and ``benchmark_utils/report/figures.py`` do.
+``plots/`` and ``benchmark_utils/report/figures.py`` draw them.
 """
 import numpy as np
 import pandas as pd
 
+from benchmark_utils.analysis.columns import SEED
 from benchmark_utils.analysis.survival import survival
-from benchmark_utils.analysis.table import SEED
 
 # An axis of the loss curves -> its column.
 AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}
-# The part of the way from the untrained model's loss to the target that a
-# picture near the target shows.
+# A figure near the target shows this last part of the way from the untrained
+# model's loss to the target.
 ZOOM = 0.05
 
 
 def highest_loss(evaluations, near_target=False):
-    """The upper end of the axis of losses, in nats per token.
+    """Choose the upper end of the loss axis, in nats per token.
 
-    A loss far above that of the untrained model would hide all the others.
-    Near the target, the axis shows the last 5 % of the way; to the median of
-    the runs' lowest losses, where no run reached the target.
+    A loss far above that of the untrained model would hide all others. Near
+    the target, the axis shows the last 5 % of the way to it; if no run
+    reached it, of the way to the median of the runs' lowest losses.
     """
     start = evaluations.loc[evaluations["step"] == 0, "val_loss"].max()
     if not near_target:
@@ -33,8 +33,8 @@ def highest_loss(evaluations, near_target=False):
 
 
 def shows_target(evaluations, near_target=False):
-    """Whether the target is in a picture: always in one of whole runs; near
-    the target if a run came about as near as the picture is high."""
+    """Whether a figure shows the target: always for whole runs; near the
+    target, if a run came about as close as the figure is high."""
     if not near_target:
         return True
     highest = highest_loss(evaluations, near_target)
@@ -44,14 +44,14 @@ def shows_target(evaluations, near_target=False):
 
 
 def in_order(curves, labels):
-    """Pairs of a label and its curves, in the order of ``labels``; without
-    the labels that have none in the picture."""
+    """Pair labels with their curves, in the order of ``labels``; labels
+    without a curve in the figure are left out."""
     groups = dict(iter(curves.groupby("label")))
     return [(label, groups[label]) for label in labels if label in groups]
 
 
 def seed_curves(evaluations, axis, highest):
-    """One line per run.
+    """Compute one line per run.
 
     Parameters
     ----------
@@ -59,14 +59,13 @@ def seed_curves(evaluations, axis, highest):
         See ``table.one_problem``.
     axis : {"steps", "tokens", "seconds"}
     highest : float
-        The loss, in nats per token, at which lines are cut off.
+        Loss, in nats per token, above which lines are cut off.
 
     Returns
     -------
     curves : DataFrame
         ``label``, ``base_seed``, ``repetition``, ``x`` and ``val_loss``. A
-        nan separates the parts of a line that leaves the picture and comes
-        back.
+        nan separates the parts of a line that leaves the figure and returns.
     """
     names = ["label"] + SEED
     return _one_frame([
@@ -79,15 +78,15 @@ def seed_curves(evaluations, axis, highest):
 
 
 def median_curves(evaluations, axis, highest):
-    """One line per solver: the median of its runs, between the lowest and
-    the highest, on a common grid of steps.
+    """Compute one line per solver: the median of its runs, and their range,
+    on a common grid of steps.
 
-    Between its evaluations, a run is interpolated linearly. A run that has
-    ended at the target counts as lower than those still training, one that
-    diverged as higher: that is all a median has to know. So the line goes on
-    until half of the runs have ended, and the band until the first has. The
-    x of a point is that of the point before it and the mean advance of the
-    runs still training: it never goes back, whichever runs have ended.
+    Runs are interpolated linearly between evaluations. A run that ended at
+    the target counts as lower than those still training, one that diverged
+    as higher, which is all that a median depends on. So the line continues
+    until half of the runs have ended, and the band until the first has. From
+    point to point, x grows by the mean advance of the runs still training,
+    so it never decreases when a run ends.
 
     Parameters and ``x`` are those of ``seed_curves``.
 
@@ -95,12 +94,12 @@ def median_curves(evaluations, axis, highest):
     -------
     curves : DataFrame
         ``label``, ``x``, ``val_loss``, ``low`` and ``high``; the last two are
-        nan where there is no band.
+        nan without a band.
     """
     curves = []
     for label, rows in evaluations.groupby("label", sort=False):
         grid = np.unique(rows["step"].to_numpy(float))
-        losses, xs = [], []
+        run_losses, run_xs = [], []
         for _, run in rows.groupby(SEED):
             step = run["step"].to_numpy(float)
             last = run.iloc[-1]
@@ -109,17 +108,17 @@ def median_curves(evaluations, axis, highest):
                 after = np.inf
             elif last["stop_reason"] == "target":
                 after = -np.inf
-            losses.append(_interpolate(
+            run_losses.append(_interpolate(
                 grid, step, run["val_loss"].to_numpy(float), after
             ))
-            xs.append(_interpolate(
+            run_xs.append(_interpolate(
                 grid, step, run[AXES[axis]].to_numpy(float), np.nan
             ))
-        losses, xs = np.array(losses), np.array(xs)
+        losses, xs = np.array(run_losses), np.array(run_xs)
         advance = np.nanmean(np.diff(xs, axis=1), axis=0)
         x = np.cumsum([xs[:, 0].mean(), *advance])
         with np.errstate(invalid="ignore"):
-            # The mean of inf and -inf: half ended either way.
+            # The mean of inf and -inf: half of the runs ended each way.
             median = np.median(losses, axis=0)
         low, high = losses.min(axis=0), losses.max(axis=0)
         band = np.isfinite(low) & np.isfinite(high) & (len(losses) > 1)
@@ -135,8 +134,8 @@ def median_curves(evaluations, axis, highest):
 
 
 def _one_frame(curves):
-    """A frame of curves, each a dict of arrays of one length and of scalars
-    that hold for all of it."""
+    """Join curves, dicts of arrays of one length and of scalars, in a
+    frame."""
     sizes = [len(curve["x"]) for curve in curves]
     return pd.DataFrame({
         name: np.concatenate([
@@ -147,8 +146,8 @@ def _one_frame(curves):
 
 
 def _interpolate(grid, step, value, after):
-    """Values at the grid's steps; ``after`` behind the last evaluation.
-    There is no line to a value that is infinite, only to the point itself."""
+    """Interpolate values at the grid's steps; ``after`` is the value beyond
+    the last evaluation. An infinite value only counts at its own step."""
     index = np.searchsorted(step, grid)
     inside = index < len(step)
     exact = inside & (step[np.minimum(index, len(step) - 1)] == grid)
@@ -164,8 +163,8 @@ def _first(condition):
 
 
 def _cut(x, columns, highest):
-    """The part of a curve below ``highest``, with the points at which it
-    enters and leaves, and nan where it is outside.
+    """Cut a curve to its part below ``highest``, adding the points where it
+    enters and leaves; it is nan outside.
 
     ``columns`` has the loss first; the others are clipped.
     """
@@ -197,7 +196,7 @@ def _cut(x, columns, highest):
 
 
 def share_reached(runs):
-    """The Kaplan-Meier curve of steps to target.
+    """Compute the Kaplan-Meier curve of steps to target.
 
     Parameters
     ----------
@@ -207,12 +206,12 @@ def share_reached(runs):
     Returns
     -------
     curves : DataFrame
-        The corners of the curves: ``label``, ``steps`` and ``share``, the
-        share of the runs that has reached the target by this step. Runs that
-        ended before they did leave the count where they ended.
+        Corners of the curves: ``label``, ``steps`` and ``share``, the share
+        of runs that reached the target by this step. Runs that ended before
+        they did leave the count where they ended.
     censored : DataFrame
-        ``label``, ``steps`` and ``share``: where a run that never reached the
-        target ends, on its solver's curve.
+        ``label``, ``steps`` and ``share``: the point on its solver's curve
+        where a run ended without reaching the target.
     """
     curves, censored = [], []
     for label, rows in runs.groupby("label", sort=False):

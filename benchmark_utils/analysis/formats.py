@@ -1,11 +1,11 @@
 """Formats of the report: text for the terminal, markdown, LaTeX and CSV.
 
-Each takes a list of ``Verdict``, one per problem, and returns a text.
+Each function takes a list of ``Verdict``, one per problem, and returns text.
 """
-import csv
-import io
 import math
 import textwrap
+
+import pandas as pd
 
 from benchmark_utils.analysis.text import mean_and_sd
 
@@ -14,7 +14,7 @@ HEADER = [
     "solver", "reached", "steps to target", "last loss", "ms/step",
     "peak MiB", "ratio (95 % CI)",
 ]
-# A longer label stands on a line of its own.
+# A longer label gets a line of its own.
 LABEL_WIDTH = 20
 
 
@@ -41,7 +41,7 @@ def as_markdown(verdicts):
 
 
 def as_latex(verdicts):
-    """A tabular per problem, with the verdict in comments below it."""
+    """Write a tabular per problem, with the verdict in comments below it."""
     parts = []
     for verdict in verdicts:
         header, *rows = [
@@ -59,7 +59,7 @@ def as_latex(verdicts):
 
 
 def as_csv(verdicts):
-    """All numbers unrounded, a row per solver; empty where there is none."""
+    """Write all numbers unrounded, a row per solver; empty if missing."""
     rows = []
     for verdict in verdicts:
         for row in verdict.summaries.to_dict("records"):
@@ -70,16 +70,10 @@ def as_csv(verdicts):
                 "baseline": verdict.baseline,
                 **(_numbers(compared) if compared else {}),
             })
-    names = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({
-            name: "" if isinstance(value, float) and math.isnan(value)
-            else value for name, value in row.items()
-        })
-    return text.getvalue()
+    # As objects, so that counts stay whole where one is missing.
+    return pd.DataFrame(rows, dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
 
 
 FORMATS = {
@@ -91,7 +85,7 @@ FORMATS = {
 def _text(verdict):
     rows = cells(verdict)
     alone = [len(row[0]) > LABEL_WIDTH for row in rows]
-    # The row of a long label is one line below, and begins empty.
+    # The rest of a row with a long label follows on the next line.
     lines = [
         ["", *row[1:]] if long else row for row, long in zip(
             rows, alone, strict=True
@@ -116,7 +110,7 @@ def _text(verdict):
 
 
 def _wrapped(paragraph, first="", others=""):
-    """Lines of WIDTH, none of which ends between a number and its unit."""
+    """Wrap lines at WIDTH, but never between a number and its unit."""
     bound = paragraph.replace(" %", "\0%").replace(" = ", "\0=\0")
     return textwrap.fill(
         bound, WIDTH, initial_indent=first, subsequent_indent=others,
@@ -132,7 +126,7 @@ def _caption(verdict):
 
 
 def cells(verdict):
-    """The table of one problem: the header, and a row of texts per solver."""
+    """Format the table of one problem: the header, and a row per solver."""
     return [HEADER] + [
         [
             row.label, f"{row.reached} of {row.n}", _steps(row),
@@ -141,14 +135,14 @@ def cells(verdict):
             _number(row.ms_per_step, ".4g"), f"{row.peak_memory_mib:,.0f}",
             _ratio(verdict.comparisons[row.label].ratio)
             if row.label != verdict.baseline
-            # Nothing is a multiple of what some seed never reached.
+            # There is no ratio if a seed of the baseline missed the target.
             else "1" if math.isfinite(row.mean) else "-",
         ] for row in verdict.summaries.itertuples()
     ]
 
 
 def _steps(row):
-    """Mean and sd; the median and its interval if a seed is censored."""
+    """Format the mean and sd, or the median if a seed is censored."""
     if math.isfinite(row.mean):
         return mean_and_sd(row.mean, row.sd)
     if not row.reached:
@@ -182,11 +176,9 @@ def _tex(cell):
 
 
 def _numbers(compared):
-    numbers = {
-        "pairs": compared.pairs, "test": compared.test, "p": compared.p,
-        "adjusted_p": compared.adjusted_p,
-        "seeds_needed": compared.seeds_needed, "until": compared.until,
-    }
+    numbers = {name: getattr(compared, name) for name in [
+        "pairs", "test", "p", "adjusted_p", "seeds_needed", "until"
+    ]}
     for name, estimate in [
         ("ratio", compared.ratio), ("saved", compared.saved),
         ("seconds_ratio", compared.seconds), ("loss", compared.loss),

@@ -1,9 +1,8 @@
-"""Statistics of few seeds: intervals, tests, and how many seeds it takes.
+"""Statistics of few seeds: intervals, tests, and the number of seeds needed.
 
-survival.py has those for seeds that never reach the target. Which of these
-functions keeps its word with 3, 5 and 10 seeds was simulated:
-tests/test_statistics.py has the simulations, docs/evidence.rst the rules that
-follow.
+survival.py covers seeds that miss the target. tests/test_statistics.py
+simulates the coverage of these functions with 3, 5 and 10 seeds, and
+docs/evidence.rst has the rules that follow.
 """
 import math
 import warnings
@@ -14,15 +13,15 @@ from scipy import stats
 
 LEVEL = 0.95
 ALPHA = 0.05
-# Rounding makes no difference larger than this, in units of what is compared.
+# Differences below this, relative to what is compared, are rounding errors.
 TOLERANCE = 1e-9
 
 
 class Estimate(NamedTuple):
     """An estimate, its 95 % interval and the p-value of no effect.
 
-    What the data don't give is nan: the interval of one seed, for instance,
-    or the p-value of differences without any spread.
+    Fields that the data don't support are nan, such as the interval of one
+    seed, or the p-value of differences without spread.
     """
     value: float
     low: float
@@ -31,14 +30,14 @@ class Estimate(NamedTuple):
 
 
 class TrackRule(NamedTuple):
-    """The public track's rule beside a t-test of the same claim."""
+    """The public track's rule, and a t-test of the same claim."""
     statistic: float
     passes: bool
     p: float
 
 
 def difference(a, b, paired):
-    """The mean difference ``a - b`` by Student's t, paired, or by Welch's.
+    """Estimate the mean difference ``a - b`` by a paired or Welch's t-test.
 
     Parameters
     ----------
@@ -50,16 +49,16 @@ def difference(a, b, paired):
     Returns
     -------
     Estimate
-        Only the value from one seed, or where the differences have no spread:
-        a t-test then divides by zero, and would call any shift certain.
+        Only the value for one seed, or if the differences have no spread: a
+        t-test would divide by zero, and any shift would be certain.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     value = a.mean(-1) - b.mean(-1)
     nothing = np.full_like(value, math.nan)
     if min(a.shape[-1], b.shape[-1]) < 2:
         return Estimate(*_scalars(value, nothing, nothing, nothing))
-    # Rounding leaves a spread of 1e-16 or so where there is none. scipy warns
-    # of it; the result is withheld below.
+    # If there is no spread, rounding leaves one of about 1e-16. scipy warns of
+    # it; the result is withheld below.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         if paired:
@@ -80,8 +79,8 @@ def difference(a, b, paired):
 
 
 def ratio(a, b, paired):
-    """The ratio of ``a`` to ``b``: ``difference`` of logarithms, so a ratio
-    of geometric means.
+    """Estimate the ratio of ``a`` to ``b`` by the ``difference`` of
+    logarithms, so that it is a ratio of geometric means.
 
     The paired interval holds the true ratio in .95 of samples of 3, 5 and 10
     seeds; a bootstrap of paired means in .67, .84 and .90.
@@ -100,12 +99,12 @@ def ratio(a, b, paired):
 
 
 def holm(p_values):
-    """p-values adjusted for their number, by Holm's method [1]_.
+    """Adjust p-values for their number by Holm's method [1]_.
 
     Parameters
     ----------
     p_values : sequence of float
-        nan where there was no test; it doesn't count.
+        nan if there was no test, which doesn't count.
 
     Returns
     -------
@@ -124,9 +123,9 @@ def holm(p_values):
 
 
 def smallest_p(n_a, n_b, paired):
-    """The smallest two-sided p-value that an exact test of ranks or
-    permutations can have: of sign flips if paired, else of splits. It is .1
-    with three seeds against three, .25 with three pairs."""
+    """Return the smallest two-sided p-value of an exact rank or permutation
+    test: of sign flips if paired, else of splits. It is .1 for three seeds
+    against three, .25 for three pairs."""
     if paired:
         return min(1.0, 2 / 2**n_a)
     sides = 2 if n_a == n_b else 1
@@ -134,17 +133,16 @@ def smallest_p(n_a, n_b, paired):
 
 
 def track_rule(losses, target=3.28):
-    """The rule of modded-nanogpt's optimization track, (target - mean) *
-    sqrt(n) >= 0.004 [1]_, and a one-sided t-test that the mean is below.
+    """Apply the rule of modded-nanogpt's optimization track, (target - mean)
+    * sqrt(n) >= 0.004 [1]_, and a one-sided t-test that the mean is below.
 
-    The rule takes 0.0013 for the spread of seeds, which holds for Muon and
-    its kin; AdamW's is 0.0027 and Lion's 0.0064.
+    The rule assumes a spread of seeds of 0.0013, which holds for Muon and
+    its variants; AdamW's is 0.0027 and Lion's 0.0064.
 
     Parameters
     ----------
     losses : array of shape (n,)
-        Losses of all seeds at one step that was chosen before they were
-        trained.
+        Losses of all seeds at one step, chosen before training.
 
     Returns
     -------
@@ -165,7 +163,7 @@ def track_rule(losses, target=3.28):
 
 
 def power(effect, sd, n, paired, alpha=ALPHA):
-    """The probability that a t-test sees an effect.
+    """Compute the power of a t-test.
 
     Parameters
     ----------
@@ -176,7 +174,7 @@ def power(effect, sd, n, paired, alpha=ALPHA):
     n : int
         Pairs, or seeds in each of two samples.
     alpha : float
-        The p-value below which it is seen.
+        The p-value below which an effect is detected.
     """
     freedom = n - 1 if paired else 2 * (n - 1)
     shift = abs(effect) / sd * math.sqrt(n if paired else n / 2)
@@ -188,8 +186,8 @@ def power(effect, sd, n, paired, alpha=ALPHA):
 
 
 def seeds_needed(effect, sd, paired, alpha=ALPHA, wanted=0.8, at_most=1000):
-    """The number of seeds per method for a power of .8. It is a plan: effect
-    and spread are guesses from the few seeds there are.
+    """Plan the number of seeds per method for a power of .8. Effect and
+    spread are guesses from few seeds.
 
     Parameters
     ----------
@@ -210,7 +208,7 @@ def seeds_needed(effect, sd, paired, alpha=ALPHA, wanted=0.8, at_most=1000):
 
 
 def _scalars(*arrays):
-    """Arrays without dimensions as floats, others as they are."""
+    """Turn arrays without dimensions into floats."""
     return [
         float(array) if np.ndim(array) == 0 else array for array in arrays
     ]

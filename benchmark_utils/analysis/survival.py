@@ -1,8 +1,8 @@
-"""Times to the target of seeds that may never get there.
+"""Survival analysis of times to the target, which some seeds never reach.
 
-Times are steps, tokens or seconds. A seed that never gets there is
-right-censored: its time is what it was trained to, and ``reached`` is False.
-It is never left out, and no number is put in its place.
+Times are steps, tokens or seconds. A seed that misses the target is
+right-censored: its time is the end of its training, and ``reached`` is False.
+It is neither left out nor imputed.
 """
 import functools
 import itertools
@@ -21,14 +21,14 @@ from benchmark_utils.analysis.statistics import (
     smallest_p,
 )
 
-# Splits of two samples up to which a permutation test goes through all of
-# them: 48,620 for nine seeds against nine. Beyond, as many are drawn.
+# A permutation test enumerates up to this many splits of two samples (nine
+# seeds against nine have 48,620), and draws as many if there are more.
 MAX_SPLITS = 50_000
 
 
 class Median(NamedTuple):
-    """A Kaplan-Meier median with its 95 % interval; an end that the data
-    leave open is infinite."""
+    """A Kaplan-Meier median with its 95 % interval; an open end is
+    infinite."""
     value: float
     low: float
     high: float
@@ -44,27 +44,27 @@ class Survival(NamedTuple):
 
 
 class LogRank(NamedTuple):
-    """A two-sided log-rank test: ``z`` is above 0 where the first sample
-    gets there sooner."""
+    """A two-sided log-rank test: ``z`` is above 0 if the first sample is
+    faster."""
     z: float
     p: float
     exact: bool
 
 
 def survival(times, reached):
-    """The Kaplan-Meier estimate, with log-log intervals [1]_.
+    """Compute the Kaplan-Meier estimate, with log-log intervals [1]_.
 
     Parameters
     ----------
     times : array of shape (n,), finite
-        Times to the target, or those that a seed was trained to without.
+        Times to the target, or to the end of training without reaching it.
     reached : array of bool, shape (n,)
 
     Returns
     -------
     Survival
-        At all distinct times, censored ones too. Where the share is 0 or 1
-        the interval is undefined: the band then goes from the share to 1.
+        At all distinct times, including censored ones. At shares of 0 and 1,
+        where the interval is undefined, the band goes from the share to 1.
 
     .. [1] Kalbfleisch and Prentice, The Statistical Analysis of Failure Time
        Data, 2nd edition, section 1.4.
@@ -74,7 +74,7 @@ def survival(times, reached):
     sample = stats.CensoredData.right_censored(times, ~reached)
     curve = stats.ecdf(sample).sf
     with warnings.catch_warnings():
-        # scipy warns of an interval that is undefined somewhere.
+        # scipy warns if an interval is undefined anywhere.
         warnings.simplefilter("ignore", RuntimeWarning)
         band = curve.confidence_interval(LEVEL, method="log-log")
     share, low, high = (
@@ -87,12 +87,12 @@ def survival(times, reached):
 
 
 def median_to_target(times, reached):
-    """The Kaplan-Meier median: the first time at which half of the seeds or
-    fewer are not yet at the target.
+    """Compute the Kaplan-Meier median: the first time at which at most half
+    of the seeds have not reached the target.
 
-    Its interval is where the log-log band is at one half [1]_. It holds the
-    true median in .97 and .94 of samples of 5 and 10, but in .88 at 3, so
-    that below five seeds it isn't given (nan).
+    Its interval is where the log-log band is at one half [1]_. It covers the
+    true median in .97 and .94 of samples of 5 and 10, but in .88 at 3, so it
+    is nan below five seeds.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def median_to_target(times, reached):
     Returns
     -------
     Median
-        Infinite if more than half of the seeds never got there.
+        Infinite if more than half of the seeds missed the target.
 
     .. [1] Brookmeyer and Crowley, Biometrics 38 (1982), 29-41.
     """
@@ -123,17 +123,16 @@ def median_to_target(times, reached):
 
 
 def restricted_difference(times_a, times_b, until, paired):
-    """The difference of mean times up to ``until``, by ``difference`` [1]_.
+    """Estimate the difference of restricted mean times [1]_.
 
-    Every seed counts with its time to the target, but at most ``until``: the
-    mean of these needs no assumption about what comes later. All seeds have
-    to be known up to there.
+    Every seed counts with its time to the target, but at most ``until``, so
+    that nothing is assumed about later times. No seed may be censored before.
 
     Parameters
     ----------
     times_a, times_b : arrays of shape (..., n)
-        Times to the target, infinite or censored at ``until`` or later where
-        a seed never got there.
+        Times to the target; infinite, or censored at ``until`` or later, if a
+        seed missed it.
     until : float
     paired : bool
 
@@ -150,11 +149,11 @@ def restricted_difference(times_a, times_b, until, paired):
 
 
 def logrank(times_a, reached_a, times_b, reached_b):
-    """The log-rank test of two samples with censored seeds.
+    """Run a log-rank test of two samples with censored seeds.
 
-    With ten seeds or more in both, by chi-square. With fewer that cries wolf
-    too often (.094 at three seeds, .078 at five, for .05), so that the
-    statistic is compared with those of all splits of the seeds into two
+    With ten seeds or more in both, by chi-square. With fewer, the asymptotic
+    test is anti-conservative (.094 at three seeds, .078 at five, for .05), so
+    the statistic is compared with those of all splits of the seeds into two
     samples of these sizes. Horizons may differ.
 
     Parameters
@@ -165,9 +164,9 @@ def logrank(times_a, reached_a, times_b, reached_b):
     Returns
     -------
     LogRank
-        ``exact`` is whether it was permuted. z and p are nan if no seed got
-        there, p also if no split could have one of .05 (three seeds against
-        three: .1 at best).
+        ``exact`` is whether it was permuted. z and p are nan if no seed
+        reached the target, p also if no split can reach .05 (three seeds
+        against three: .1 at best).
     """
     times = np.concatenate([times_a, times_b]).astype(float)
     reached = np.concatenate([reached_a, reached_b]).astype(bool)
@@ -183,25 +182,25 @@ def logrank(times_a, reached_a, times_b, reached_b):
     z = logrank_statistic(times, reached, _splits(n_a, n_b))
     p = math.nan
     if smallest_p(n_a, n_b, paired=False) <= ALPHA:
-        # The first split is the one that was seen.
+        # The first split is the observed one.
         p = float(np.mean(np.abs(z) >= abs(z[0]) - TOLERANCE))
     return LogRank(float(z[0]), p, True)
 
 
 def logrank_statistic(times, reached, in_a):
-    """The standardised log-rank statistic, for many splits of one sample.
+    """Compute the standardised log-rank statistic for many splits.
 
     Parameters
     ----------
     times, reached : arrays of shape (n,)
     in_a : array of bool, shape (m, n)
-        Which seeds each split counts to the first sample.
+        Which seeds each split assigns to the first sample.
 
     Returns
     -------
     z : array of shape (m,)
-        Above 0 where the first sample gets there sooner; 0 where a split
-        leaves nothing to compare.
+        Above 0 if the first sample is faster; 0 if a split leaves nothing to
+        compare.
     """
     in_a = np.asarray(in_a, dtype=float)
     at = np.unique(times[reached])
@@ -224,10 +223,8 @@ def logrank_statistic(times, reached, in_a):
 
 @functools.lru_cache(maxsize=8)
 def _splits(n_a, n_b):
-    """Splits of n_a + n_b seeds, the given one first: bool, (m, n_a + n_b).
-
-    All of them, or ``MAX_SPLITS`` drawn from a fixed seed.
-    """
+    """List the splits of n_a + n_b seeds, the observed one first, as bool of
+    shape (m, n_a + n_b): all, or ``MAX_SPLITS`` drawn from a fixed seed."""
     n = n_a + n_b
     if math.comb(n, n_a) <= MAX_SPLITS:
         chosen = np.array(list(itertools.combinations(range(n), n_a)))

@@ -1,10 +1,11 @@
-"""Results against the solvers' parameters, and steps against their speed."""
+"""Sweeps: results against solver parameters, and steps against speed."""
 import numpy as np
 import pandas as pd
 
-from benchmark_utils.analysis.labels import PREFIX, labels
+from benchmark_utils.analysis.columns import SOLVER
+from benchmark_utils.analysis.labels import labels
 
-# What is drawn against a parameter, and what is said where nothing can be.
+# Measures drawn against a parameter, and the message if there are no points.
 MEASURES = {"steps_to_target": "steps to target", "val_loss": "final loss"}
 NO_POINTS = {
     "steps_to_target": "no value reached the target with half of its runs",
@@ -13,25 +14,25 @@ NO_POINTS = {
 
 
 def swept_parameters(runs):
-    """Numbers among the solvers' parameters of which some solver was run
-    with several values, all else alike; learning rates first."""
+    """List the numeric parameters of which some solver ran with several
+    values, all else equal; learning rates first."""
     found = []
     for column in runs.columns:
-        if column.startswith(PREFIX) and column != f"{PREFIX}optimizer":
+        if column.startswith(SOLVER) and column != f"{SOLVER}optimizer":
             values = pd.to_numeric(runs[column], errors="coerce")
             groups = values.groupby(_without(runs, column))
             if (groups.nunique() > 1).any():
-                found.append(column.removeprefix(PREFIX))
+                found.append(column.removeprefix(SOLVER))
     return sorted(
         found, key=lambda name: (not name.endswith("learning_rate"), name)
     )
 
 
 def _without(runs, column):
-    """The names of solvers without one of their parameters."""
+    """Name the solvers without one of their parameters."""
     others = [
         name for name in runs.columns
-        if name.startswith(PREFIX) and name != column
+        if name.startswith(SOLVER) and name != column
     ]
     # A parameter that a solver doesn't have is a missing value, which
     # ``astype(str)`` would leave missing.
@@ -40,7 +41,7 @@ def _without(runs, column):
 
 
 def sweep(runs, parameter, measure):
-    """What came out against one of the solvers' parameters.
+    """Summarize results against one of the solvers' parameters.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def sweep(runs, parameter, measure):
     parameter : str
         One of ``swept_parameters``.
     measure : {"steps_to_target", "val_loss"}
-        The latter is that at the end of the run.
+        The loss is the final one.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def sweep(runs, parameter, measure):
         half of the runs diverged or, of steps, never reached the target;
         ``low`` and ``high`` are of the finite ones.
     """
-    column = PREFIX + parameter
+    column = SOLVER + parameter
     rows = runs.assign(
         value=pd.to_numeric(runs[column], errors="coerce"),
         solver=_without(runs, column),
@@ -82,10 +83,9 @@ def sweep(runs, parameter, measure):
 
 
 def at_the_edge(points):
-    """The points of a sweep with ``y``, where to draw them: the median, or
-    the upper edge of the picture where that is infinite, a little apart for
-    each solver. Empty if all medians are infinite: without a scale, there is
-    no edge to draw them at."""
+    """Add ``y``, the height of each point in a figure: the median, or the
+    upper edge if that is infinite, a little apart for each solver. Empty if
+    all medians are infinite, because there is no scale then."""
     if not np.isfinite(points["median"]).any():
         return points.iloc[:0].assign(y=[])
     top, bottom = points["high"].max(), points["low"].min()
@@ -98,16 +98,16 @@ def at_the_edge(points):
 
 
 def logarithmic(runs, parameter):
-    """Whether a parameter belongs on a logarithmic axis: rates, weight decays
-    and epsilons, where all are above 0."""
+    """Whether a parameter needs a logarithmic axis: learning rates, weight
+    decays and epsilons, if all are above 0."""
     if not parameter.endswith(("learning_rate", "weight_decay", "eps")):
         return False
-    values = pd.to_numeric(runs[PREFIX + parameter], errors="coerce").dropna()
+    values = pd.to_numeric(runs[SOLVER + parameter], errors="coerce").dropna()
     return bool((values > 0).all())
 
 
 def equal_times(runs):
-    """Lines of equal time between the fastest and the slowest run.
+    """Compute lines of equal time between the fastest and the slowest run.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def equal_times(runs):
     }
     lines = []
     for time in sorted(times):
-        # The widest part of the line that lies within the runs' ranges.
+        # The widest part of the line within the runs' ranges.
         low = max(0.9 * steps.min(), 1000 * time / (1.1 * ms.max()))
         high = min(1.1 * steps.max(), 1000 * time / (0.9 * ms.min()))
         if low < high:

@@ -1,23 +1,18 @@
-"""Results as plain tables: evaluations and runs of one problem at a time."""
+"""Tables of results: evaluations, and runs, of one problem at a time."""
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from benchmark_utils.analysis.labels import family, labels
+from benchmark_utils.analysis.columns import (
+    OBJECTIVE,
+    RUN,
+    SEED,
+    rename_columns,
+)
+from benchmark_utils.analysis.labels import family, labels, problem_names
 
-# benchopt's name -> ours. All other columns of the objective only lose their
-# prefix.
-NAMES = {
-    "dataset_name": "dataset", "objective_name": "objective",
-    "solver_name": "solver", "idx_rep": "repetition",
-    "objective_value": "val_loss", "time": "seconds",
-}
-PROBLEM = ["dataset", "objective"]
-# Repetitions of one number have the same initialisation and the same data
-# where they come from the same base seed.
-SEED = ["base_seed", "repetition"]
-RUN = PROBLEM + ["solver"] + SEED
 NEEDED = RUN + [
     "val_loss", "seconds", "step", "tokens", "num_steps", "target",
     "diverged", "steps_to_target", "tokens_to_target", "seconds_to_target",
@@ -26,32 +21,24 @@ NEEDED = RUN + [
 
 
 class ResultsError(ValueError):
-    """Results that can't be reported, or not as asked."""
+    """Results, or options, that don't allow a report."""
 
 
 class RepeatedRuns(UserWarning):
     """The same run is in the results more than once."""
 
 
-def read(paths):
-    """The evaluations in files of results.
+def read(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Read the evaluations (see ``plain``) in benchopt's parquet files.
 
-    Parameters
-    ----------
-    paths : list of path
-        Parquet files as ``benchopt run`` writes them. Where they hold a run
-        more than once, the newest counts, and a ``RepeatedRuns`` warns.
-
-    Returns
-    -------
-    evaluations : DataFrame
-        See ``plain``; ``source`` is the name of the file.
+    ``source`` is the name of the file. If a run appears more than once, the
+    newest copy counts, and a ``RepeatedRuns`` warns.
 
     Raises
     ------
     ResultsError
-        If a file is not of this benchmark, or two runs in it can't be told
-        apart.
+        If a file is not of this benchmark, or two runs in it are
+        indistinguishable.
     FileNotFoundError
     """
     parts = []
@@ -72,14 +59,9 @@ def read(paths):
     return _sorted(_once(pd.concat(parts, ignore_index=True)))
 
 
-def plain(results):
-    """benchopt's results with plain names, sorted.
-
-    Parameters
-    ----------
-    results : DataFrame
-        The frame that ``benchopt.results.read_results`` returns, and that
-        benchopt gives its plots.
+def plain(results: pd.DataFrame) -> pd.DataFrame:
+    """Rename and sort benchopt's results, as ``read_results`` returns them
+    and plots receive them.
 
     Returns
     -------
@@ -87,41 +69,39 @@ def plain(results):
         One row per evaluation: ``dataset``, ``objective``, ``solver``
         (benchopt's full names), ``base_seed``, ``repetition``, ``step``,
         ``tokens``, ``seconds`` (of training, without evaluations),
-        ``val_loss`` (nats per token) and all else that objective.py records,
-        by the names it has there. Sorted by run and step.
+        ``val_loss`` (nats per token) and everything else that objective.py
+        returns, under its names there. Sorted by run and step.
 
     Raises
     ------
     ResultsError
-        If columns or all rows are missing, or two runs can't be told apart.
+        If columns or all rows are missing, or two runs are
+        indistinguishable.
     """
     return _sorted(_once(_renamed(results)))
 
 
 def _renamed(results):
-    evaluations = results.rename(columns=lambda name: NAMES.get(
-        name, name.removeprefix("objective_")
-    ))
+    evaluations = rename_columns(results)
     if "base_seed" not in evaluations:
         evaluations["base_seed"] = 0
     missing = [name for name in NEEDED if name not in evaluations]
     if missing:
         raise ResultsError(
-            f"it lacks {len(missing)} of the columns that all have, such as "
-            f"{missing[0]}."
+            f"it lacks {len(missing)} required columns, such as {missing[0]}."
         )
     if evaluations.empty:
-        raise ResultsError("it holds no rows.")
+        raise ResultsError("it holds no evaluations.")
     return evaluations
 
 
 def _once(evaluations):
-    """Every run once. The name of a problem leaves out switches that don't
-    change what a run gives, such as ``log``: runs that differ only in these
-    are the same run, as is one of several files or commands."""
+    """Keep one copy of every run. A problem's name leaves out switches that
+    don't change results, such as ``log``: runs that differ only in these are
+    the same run, as are those that several files or commands repeat."""
     switches = [
         name for name in evaluations
-        if name.startswith(("p_obj_", "source", "run_date"))
+        if name.startswith((OBJECTIVE, "source", "run_date"))
         and evaluations[name].nunique(dropna=False) > 1
     ]
     evaluations = evaluations.assign(copy=(
@@ -131,7 +111,7 @@ def _once(evaluations):
     copies = evaluations.groupby(RUN)["copy"].nunique()
     if (copies > 1).any():
         warnings.warn(
-            f"{(copies > 1).sum()} runs are in the results more than once: "
+            f"{(copies > 1).sum()} runs appear more than once in the results: "
             "the newest of each counts.",
             RepeatedRuns, stacklevel=3,
         )
@@ -141,9 +121,8 @@ def _once(evaluations):
     twice = evaluations[evaluations.duplicated(RUN + ["step"])]
     if len(twice):
         raise ResultsError(
-            f"two runs of {twice['solver'].iloc[0]} have one name, seed and "
-            "repetition: they can't be told apart. Give their solvers "
-            "different names."
+            f"two runs of {twice['solver'].iloc[0]} have the same name, seed "
+            "and repetition: give their solvers different names."
         )
     return evaluations.drop(columns="copy")
 
@@ -154,15 +133,10 @@ def _sorted(evaluations):
     )
 
 
-def problems(evaluations):
-    """The pairs (dataset, objective) in results, sorted. Losses and steps
-    compare within one of them only."""
-    pairs = evaluations[PROBLEM].drop_duplicates()
-    return list(pairs.itertuples(index=False, name=None))
-
-
-def one_problem(evaluations, dataset, objective):
-    """The evaluations on one problem; empty if there are none.
+def one_problem(
+    evaluations: pd.DataFrame, dataset: str, objective: str
+) -> pd.DataFrame:
+    """Select the evaluations on one problem; empty if there are none.
 
     ``label`` is the short name of the solver among the solvers of the
     problem, ``family`` that without parameters.
@@ -180,8 +154,8 @@ def one_problem(evaluations, dataset, objective):
     if len(targets) > 1:
         raise ResultsError(
             f"The runs on {dataset} have different targets, "
-            f"{' and '.join(f'{target:g}' for target in targets)}: they do "
-            "not compare. Report their files one by one."
+            f"{' and '.join(f'{target:g}' for target in targets)}, and are "
+            "not comparable. Report their files one by one."
         )
     families = {
         row["solver"]: family(row["solver"], row)
@@ -193,33 +167,41 @@ def one_problem(evaluations, dataset, objective):
     ).reset_index(drop=True)
 
 
-def runs(evaluations):
-    """One row per solver and repetition, from the evaluations of one problem.
+def problem_options(results: pd.DataFrame) -> list[str]:
+    """List the names of the problems in benchopt's results, as the choices
+    of a plot."""
+    return list(problem_names(plain(results)))
 
-    Parameters
-    ----------
-    evaluations : DataFrame
-        See ``one_problem``.
+
+def select(results: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """Select the evaluations (see ``one_problem``) on one problem of
+    benchopt's results, by its name in ``problem_options``."""
+    evaluations = plain(results)
+    return one_problem(evaluations, *problem_names(evaluations)[problem])
+
+
+def runs(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the evaluations of ``one_problem`` to one row per run.
 
     Returns
     -------
     runs : DataFrame
         All columns of the run's last evaluation (so ``val_loss``, ``step``,
-        ``tokens`` and ``seconds`` are those at its end), and
+        ``tokens`` and ``seconds`` are final values), and
 
         - ``steps_to_target``, ``tokens_to_target``, ``seconds_to_target``:
-          infinite if the run never got there
+          infinite if the run never reached it
         - ``reached`` : bool
         - ``diverged`` : bool, at any evaluation
-        - ``trained_to`` : int, the step up to which it is known that the run
-          did not reach the target, if it did not. A diverged run counts to
-          its horizon: it would never have got there.
+        - ``trained_to`` : int, the step up to which a run without a crossing
+          is known to miss the target. For a diverged run this is its horizon:
+          it would never have reached the target.
         - ``ms_per_step`` : float, training only; nan for a run of no steps
         - ``peak_memory_mib`` : float, the highest
         - ``started``, ``ended`` : float, the clock at the first and the last
-          evaluation, in seconds since 1970, where results have it
+          evaluation, in seconds since 1970, if the results have it
 
-        in the order of solvers as in ``labels``, then of repetitions.
+        ordered by solver as in ``labels``, then by repetition.
     """
     groups = evaluations.groupby(RUN, sort=False)
     last = groups.tail(1).set_index(RUN)

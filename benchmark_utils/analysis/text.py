@@ -1,7 +1,7 @@
-"""Numbers in words, as verdicts and tables write them.
+"""Numbers in words, for verdicts and tables.
 
-A ratio has three decimals in a table, and so one as a percentage in a
-sentence: both say the same.
+A ratio has three decimals in a table and one decimal as a percentage in a
+sentence, so that both have the same precision.
 """
 from benchmark_utils.analysis.statistics import ALPHA
 
@@ -32,7 +32,7 @@ def change_interval(estimate):
 
 
 def percent(ratio):
-    """By how many percent a ratio is off 1."""
+    """How far a ratio is from 1, in percent."""
     return f"{100 * abs(ratio - 1):.1f}"
 
 
@@ -69,7 +69,7 @@ def mean_and_sd(mean, sd):
 
 
 def times_of(rows):
-    """A solver's steps to target as a clause: each, for one or two seeds."""
+    """A solver's steps to target as a clause; of one or two seeds, each."""
     label, n = rows["label"].iloc[0], len(rows)
     steps, reached = rows["steps_to_target"], rows["reached"]
     if n > 2 and not reached.all():
@@ -81,6 +81,12 @@ def times_of(rows):
             f"{label}: {mean_and_sd(steps.mean(), steps.std())} steps "
             f"({n} seeds)"
         )
+    if n == 2 and not reached.any():
+        ends = [f"{step}" for step in dict.fromkeys(rows["trained_to"])]
+        return (
+            f"{label} missed the target in both seeds (trained for "
+            f"{' and '.join(ends)} steps)"
+        )
     each = [
         f"{row.steps_to_target:.1f} steps" if row.reached
         else f"not within {row.trained_to} steps" for row in rows.itertuples()
@@ -90,7 +96,7 @@ def times_of(rows):
 
 
 def reached_by(a, b):
-    """How many seeds of both got there, and within which horizon."""
+    """How many seeds of both reached the target, and within which horizon."""
     counts = [
         f"{rows['reached'].sum()} of {len(rows)}" for rows in (a, b)
     ]
@@ -99,7 +105,7 @@ def reached_by(a, b):
     if horizons[0] == horizons[1]:
         both = f"{counts[0]} {seeds} against {counts[1]}"
         if counts[0] == counts[1]:
-            # Of one seed each, only those that never get there are counted.
+            # One seed each is counted only where neither reached it.
             both = (
                 "one seed each" if len(a) == 1 else f"{counts[0]} seeds each"
             )
@@ -117,7 +123,7 @@ def horizon_of(rows):
 
 
 def losses_of(rows):
-    """A solver's final losses as a clause: each, for one or two seeds."""
+    """A solver's final losses as a clause; of one or two seeds, each."""
     values = rows["val_loss"]
     label = rows["label"].iloc[0]
     if len(values) > 2:

@@ -1,4 +1,4 @@
-"""Verdicts in words: no more than the numbers carry.
+"""Verdicts in words: what the results support, and no more.
 
 Two solvers differ if the p-value, adjusted for the number of comparisons, is
 below .05. Otherwise they are "not distinguishable", which never means equal.
@@ -21,48 +21,32 @@ from benchmark_utils.analysis.text import (
     times_of,
 )
 
-# The target of the public track, whose rule is shown beside a t-test.
+# The target of the public track, whose rule is shown next to a t-test.
 TRACK_TARGET = 3.28
 
 
 class Verdict(NamedTuple):
-    """The results on one problem: its table, and what can be said of it.
+    """The verdict on one problem.
 
     ``summaries`` has a row per solver, the fastest first; ``comparisons``
     maps the labels of all but the baseline to their ``Comparison``, in that
-    order. ``sentences`` has a paragraph for each of them; ``notes`` say how
-    to take them: tests and their limits, differences in horizons and
-    machines, seeds that diverged.
+    order. ``sentences`` has a paragraph for each of them. ``notes`` qualify
+    them: limits of the tests, differences in horizons and machines, seeds
+    that diverged.
     """
     dataset: str
     objective: str
     target: float
     baseline: str
     summaries: pd.DataFrame
-    comparisons: dict
-    sentences: list
-    notes: list
+    comparisons: dict[str, comparison.Comparison]
+    sentences: list[str]
+    notes: list[str]
 
 
-def verdict(runs, baseline=None):
-    """The verdict on the runs on one problem, against a baseline.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        See ``table.runs``.
-    baseline : str or None
-        See ``comparison.choose_baseline``.
-
-    Returns
-    -------
-    Verdict
-
-    Raises
-    ------
-    ResultsError
-        If there is no such baseline.
-    """
+def verdict(runs: pd.DataFrame, baseline: str | None = None) -> Verdict:
+    """Compare the solvers of one problem (see ``table.runs``) with a baseline
+    (see ``comparison.choose_baseline``, which may raise ResultsError)."""
     summaries = comparison.summaries(runs)
     baseline = comparison.choose_baseline(summaries, baseline)
     found = comparison.comparisons(runs, summaries["label"], baseline)
@@ -97,7 +81,7 @@ def _about_steps(c, a, b):
     if not (a["reached"].any() or b["reached"].any()):
         return (
             f"Neither {c.label} nor {c.baseline} reaches {target} "
-            f"({reached_by(a, b)}): steps to it do not compare.{few}"
+            f"({reached_by(a, b)}), so steps to it cannot be compared.{few}"
         )
     if few:
         return f"{times_of(a)}; {times_of(b)}.{few}"
@@ -130,8 +114,8 @@ def _censored(c, a, b, target):
     if math.isnan(c.p):
         floor = statistics.smallest_p(c.n, c.n_baseline, paired=False)
         text = (
-            f"{c.label} and {c.baseline}: {counts}. There is no test of so "
-            f"few seeds (the smallest p it could have is {floor:.2g})."
+            f"{c.label} and {c.baseline}: {counts}. Too few seeds to test "
+            f"(smallest possible p: {floor:.2g})."
         )
     elif c.adjusted_p < ALPHA:
         text = (
@@ -152,9 +136,9 @@ def _censored(c, a, b, target):
     if max(missed) >= 0.5:
         rough = ", a rough interval where half the seeds are censored"
     return (
-        f"{text} Of the first {c.until:.0f} steps {c.label} needs on average "
-        f"{fewer_or_more(c.saved.value)} (95 % CI {c.saved.low:.3g} to "
-        f"{c.saved.high:.3g}{rough})."
+        f"{text} Within the first {c.until:.0f} steps, {c.label} needs on "
+        f"average {fewer_or_more(c.saved.value)} (95 % CI {c.saved.low:.3g} "
+        f"to {c.saved.high:.3g}{rough})."
     )
 
 
@@ -172,8 +156,8 @@ def _about_losses(c, a, b):
         if a["reached"].any() or b["reached"].any():
             return ""
         return (
-            "Final losses are not compared: that takes runs without "
-            "divergence, trained to one horizon."
+            "Final losses are not compared: that needs runs that train to "
+            "the same horizon and do not diverge."
         )
     if math.isnan(c.loss.p):
         return (
@@ -199,8 +183,8 @@ def _about_losses(c, a, b):
 
 
 def _about_the_track(runs):
-    """The public track's rule, for solvers whose seeds all ended at one
-    step that was fixed before: their horizon."""
+    """Apply the public track's rule to solvers whose seeds all ended at one
+    step that was fixed in advance: their horizon."""
     if not math.isclose(runs["target"].iloc[0], TRACK_TARGET):
         return []
     found = []
@@ -234,23 +218,24 @@ def _notes(found, runs):
     t_tests = [c for c in tests if c.test.endswith("t")]
     if t_tests:
         notes.append(
-            "t-tests are of logarithms of steps, and assume normal "
+            "t-tests compare logarithms of steps and assume normal "
             "differences."
         )
     if any(c.n == c.n_baseline == 3 for c in t_tests):
         notes.append(
-            "Three seeds: tests of ranks and permutations, which do not "
-            "assume it, cannot reach .05 (.25 paired, .1 unpaired)."
+            "Three seeds: rank and permutation tests, which do not assume "
+            "normality, cannot reach .05 (.25 paired, .1 unpaired)."
         )
     if not all(math.isnan(c.seconds.low) for c in found):
         notes.append(
-            "Seconds are of one machine, with whatever else it had to do."
+            "Timings come from one machine and include interference from "
+            "other processes."
         )
     notes += comparability.warnings(runs)
     if runs["label"].nunique() > 1:
         notes.append(
-            "How carefully each solver was tuned is not in the results: say "
-            "which budget each had."
+            "The results do not record how carefully each solver was tuned: "
+            "report each one's tuning budget."
         )
     return notes
 

@@ -1,28 +1,25 @@
-"""The progress of a run: on a terminal, in a log, and in a file.
+"""Progress of a run, on the screen and in a CSV file.
 
-On a terminal it is a bar, elsewhere a line per evaluation. The file, if one is
-asked for, has a row per evaluation, written while the run trains: what is to
-be followed live, or loaded into another tool, is read from there.
+A terminal shows a bar, a log has a line per evaluation. The optional file has
+a row per evaluation and grows while the run trains: other tools can follow it.
 """
 import contextlib
 import csv
 import functools
 import sys
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from benchmark_utils.analysis.columns import logged
+
 
 class Progress:
-    """A context in which one run trains.
+    """Context manager that shows the progress of one run of a
+    ``TrainingSolver``."""
 
-    Parameters
-    ----------
-    solver : TrainingSolver
-        About to train with its ``trainer``.
-    csv_path : Path or None
-    """
-
-    def __init__(self, solver, csv_path=None):
+    def __init__(self, solver, csv_path: Path | None = None) -> None:
         self.name, self.num_steps = solver.name, solver.num_steps
         self.repetition = getattr(solver._run_context, "repetition", 0)
         self.evaluations = solver.evaluations
@@ -32,7 +29,7 @@ class Progress:
             desc=f"{self.name}, repetition {self.repetition + 1}",
             unit="step", leave=False, disable=None, mininterval=1.0,
         )
-        # The bar and the lines of a log have only the solver's short name.
+        # The bar and the log's lines have only the solver's short name.
         log_once(str(solver))
         if csv_path:
             log(f"A row per evaluation: {csv_path}")
@@ -45,24 +42,18 @@ class Progress:
         if self._file:
             self._file.close()
 
-    def step(self):
+    def step(self) -> None:
         """Count one step."""
         self._bar.update()
 
-    def evaluated(self, rows):
-        """Show an evaluation.
-
-        Parameters
-        ----------
-        rows : list of dict
-            benchopt's rows of the run so far.
-        """
-        last = plain(rows[-1])
+    def evaluated(self, curve: list[dict[str, Any]]) -> None:
+        """Show the last of the evaluations so far (``columns.measured``)."""
+        last = curve[-1]
         if self._csv_path:
-            self._write(last, rows)
+            self._write(curve, self._csv_path)
         losses = (
-            f"val_loss {last['value']:.4f}, target {last['target']:.4g} "
-            f"({last['value'] - last['target']:+.4f})"
+            f"val_loss {last['val_loss']:.4f}, target {last['target']:.4g} "
+            f"({last['val_loss'] - last['target']:+.4f})"
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(
@@ -76,41 +67,33 @@ class Progress:
         )
 
     def _left(self, last):
-        """Time to the horizon, evaluations included, in words."""
+        """Format the time to the horizon, including evaluations."""
         if last["step"] == 0:
             return ""
         seconds = (self.num_steps - last["step"]) * (
-            last["time"] / last["step"]
+            last["seconds"] / last["step"]
         ) + last["eval_seconds"] * sum(
             step > last["step"] for step in self.evaluations
         )
         return f", at most {in_words(seconds)} left"
 
-    def _write(self, last, rows):
-        """Append the last row; first, all rows that there are."""
-        new = [last]
+    def _write(self, curve, path):
+        """Append the last evaluation; the first time, all so far."""
+        new = curve[-1:]
         if self._file is None:
-            self._file = self._csv_path.open("w", newline="")
+            self._file = path.open("w", newline="")
             self._csv = csv.DictWriter(
-                self._file, list(last), extrasaction="ignore",
+                self._file, list(logged(curve[-1])), extrasaction="ignore",
                 lineterminator="\n",
             )
             self._csv.writeheader()
-            new = [plain(row) for row in rows]
-        self._csv.writerows(new)
+            new = curve
+        self._csv.writerows(map(logged, new))
         self._file.flush()
 
 
-def plain(row):
-    """What was measured of a row of benchopt's: dict by plain names."""
-    return {"time": row["time"]} | {
-        name.removeprefix("objective_"): value for name, value in row.items()
-        if name.startswith("objective_") and name != "objective_name"
-    }
-
-
 def in_words(seconds):
-    """A duration with one unit: "40 s", "5 min", "2.5 h"."""
+    """Format a duration with one unit: "40 s", "5 min", "2.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -120,8 +103,8 @@ def in_words(seconds):
 
 def log(message):
     """Print a line about a run, above the bar if there is one."""
-    # Ctrl-C also ends a program that the lines are piped into, and that must
-    # not be the end of the run, which has a checkpoint to write.
+    # Ctrl-C also ends the program that reads this output through a pipe. The
+    # run must survive that, because it has a checkpoint to write.
     with contextlib.suppress(BrokenPipeError):
         tqdm.write(message)
         sys.stdout.flush()
@@ -129,7 +112,7 @@ def log(message):
 
 @contextlib.contextmanager
 def only_warned(what):
-    """A context in which something can fail at the cost of a warning."""
+    """Turn OSError and TypeError in this context into a warning."""
     try:
         yield
     except (OSError, TypeError) as error:

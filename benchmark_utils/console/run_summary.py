@@ -1,8 +1,6 @@
-"""The last words of a command: which of its runs to mind, and what reports its
-results.
+"""Exit summary: problem runs and the report command.
 
-What a run that failed, or that ended otherwise than its user may think, has to
-say is said once more when the command ends, below everything else.
+Problems of runs are repeated at the end of a command, below everything else.
 """
 import atexit
 import contextlib
@@ -18,13 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark_utils.analysis.failures import describe_failure
+from benchmark_utils.analysis.columns import PROBLEM, rename_columns
+from benchmark_utils.analysis.outcome import diagnostics
 
-# The environment variable that tells the worker processes of a command in
-# which file to leave what is said when it ends.
+# The environment variable with the path of the file in which all processes of
+# a command collect their problems.
 SUMMARY_FILE = "BENCHMARK_NANOGPT_NOTES"
-# benchopt's columns that tell a run from the others.
-RUN = ["dataset_name", "objective_name", "solver_name", "idx_rep"]
 
 # The path of this command's results, without the suffix; None if there are
 # none yet.
@@ -33,27 +30,27 @@ _results = None
 
 @functools.cache
 def open_summary():
-    """Have what is noted printed when this command ends.
+    """Print the summary when this command ends.
 
-    A worker process of joblib's leaves that to the process of the command.
+    joblib's worker processes leave that to the main process.
     """
     if multiprocessing.current_process().name == "MainProcess":
         name = f"benchmark_nanogpt_{secrets.token_hex(8)}.txt"
         os.environ[SUMMARY_FILE] = str(Path(tempfile.gettempdir(), name))
-        # What is registered last is called first.
+        # The function registered last is called first.
         atexit.register(print_problems)
         atexit.register(print_report_command, time.time())
 
 
 def set_results_path(context):
-    """Take from benchopt's context of a run, if there is one, where the
-    command's results will be. A cached run has a context, too."""
+    """Take the path of the command's results from benchopt's context of a
+    run, if there is one. A cached run has a context, too."""
     global _results
     _results = getattr(context, "run_output_base", None) or _results
 
 
 def add_problem(run, sentence):
-    """Say something about a run when the command ends.
+    """Add a sentence about a run to the summary.
 
     Parameters
     ----------
@@ -67,25 +64,25 @@ def add_problem(run, sentence):
             os.environ[SUMMARY_FILE], "a", encoding="utf-8",
             errors="backslashreplace",
         ) as file:
-            # One write, so that those of several processes don't mix.
+            # One write, so that lines of several processes don't mix.
             file.write(f"{run}:{text}\0")
 
 
 def print_report_command(since):
     """Print the command that reports this command's results, if they were
-    written after ``since``, in seconds since 1970; and note which of their
-    runs went wrong, those from benchopt's cache included."""
+    written after ``since``, in seconds since 1970. Add the problems of their
+    runs, including those from benchopt's cache, to the summary."""
     if _results is None:
         return
-    # benchopt adds a number to a name that is taken.
+    # benchopt adds a number if the name is taken.
     names = f"{glob.escape(_results.name)}*.parquet"
     newest = max(
         _results.parent.glob(names), key=os.path.getmtime, default=None
     )
     if newest and newest.stat().st_mtime >= since:
-        # Not if it isn't this benchmark's.
+        # Another benchmark's file lacks these columns.
         with contextlib.suppress(OSError, ValueError, KeyError):
-            add_failures(newest)
+            add_diagnostics(newest)
         here = Path.cwd()
         if here in newest.parents:
             newest = newest.relative_to(here)
@@ -95,19 +92,20 @@ def print_report_command(since):
         )
 
 
-def add_failures(path):
-    """Note what the runs in a parquet file have to say."""
-    frame = pd.read_parquet(path).sort_values("objective_step")
-    for (*_, name, _), curve in frame.groupby(RUN, sort=False):
-        for sentence in describe_failure(curve.to_dict("records")):
+def add_diagnostics(path):
+    """Add the diagnostics of all runs in a parquet file to the summary."""
+    frame = rename_columns(pd.read_parquet(path)).sort_values("step")
+    runs = frame.groupby(PROBLEM + ["solver", "repetition"], sort=False)
+    for (*_, name, _), curve in runs:
+        for sentence in diagnostics(curve.to_dict("records")):
             add_problem(name, sentence)
 
 
 def print_problems():
-    """Print each note once, and delete them."""
+    """Print each problem once, and delete the file."""
     path = Path(os.environ[SUMMARY_FILE])
     with contextlib.suppress(FileNotFoundError):
-        notes = path.read_text(encoding="utf-8").split("\0")[:-1]
+        problems = path.read_text(encoding="utf-8").split("\0")[:-1]
         path.unlink()
-        print("\nMind these runs:")
-        print("\n".join(dict.fromkeys(notes)), flush=True)
+        print("\nRuns that need attention:")
+        print("\n".join(dict.fromkeys(problems)), flush=True)

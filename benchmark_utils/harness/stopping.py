@@ -1,8 +1,12 @@
-"""The end of a run, and what the results say about it."""
+"""Stopping criterion: when a run ends, and how its results record it."""
 from benchopt.stopping_criterion import StoppingCriterion
 
-from benchmark_utils.analysis.crossings import first_crossing, interpolate
-from benchmark_utils.analysis.failures import describe_failure
+from benchmark_utils.analysis.columns import add_to_row, measured
+from benchmark_utils.analysis.outcome import (
+    diagnostics,
+    first_crossing,
+    interpolate,
+)
 from benchmark_utils.console.progress import log
 from benchmark_utils.console.run_summary import add_problem
 
@@ -12,11 +16,11 @@ class TargetCriterion(StoppingCriterion):
 
     There is no patience: a loss that rises for a while, as on the plateau
     before a cool-down, never ends a run. benchopt's own check for divergence
-    is off (it is given no key to monitor) because it throws the curve away.
+    is off (there is no key to monitor) because it discards the curve.
 
-    Only here are losses and benchopt's clock seen side by side, and benchopt
-    says only here when it is a limit of its own that ends a run. Hence the
-    rows of the results are completed here.
+    The rows of the results are completed here because only a stopping
+    criterion has both losses and benchopt's clock, and knows whether a limit
+    of benchopt ended the run.
     """
 
     def get_runner_instance(self, max_runs=1, timeout=None, terminal=None,
@@ -26,43 +30,41 @@ class TargetCriterion(StoppingCriterion):
         ):
             log(f"WARNING: {warning}")
         if solver.world.rank:
-            # One clock decides.
+            # Rank 0's clock decides.
             timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, solver=solver,
-            # Without a terminal benchopt shows no progress of its own, which
-            # would be a second line for every evaluation (see progress.py).
+            # Without a terminal, benchopt doesn't print its own line for
+            # every evaluation, in addition to those of progress.py.
             terminal=None, run_key=run_key,
         )
 
-    def should_stop(self, stop_val, objective_list):
-        stop, status, next_stop_val = super().should_stop(
-            stop_val, objective_list
-        )
-        last = objective_list[-1]
-        last["objective_tokens_per_second"] = tokens_per_second(
-            objective_list
-        )
+    def should_stop(self, stop_val, rows):
+        stop, status, next_stop_val = super().should_stop(stop_val, rows)
+        speed = tokens_per_second([measured(row) for row in rows])
+        add_to_row(rows[-1], {"tokens_per_second": speed})
+        curve = [measured(row) for row in rows]
         world = self.solver.world
         stop = not world.agree(not stop)
         if world.rank:
-            # The results are those of rank 0, and so are the files; benchopt
-            # keeps nothing of a run that was interrupted.
+            # Rank 0 writes the results and files. benchopt discards the
+            # results of an interrupted run.
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
-            self.solver.progress.evaluated(objective_list)
-        said = set(describe_failure(objective_list[:-1]))
+            self.solver.progress.evaluated(curve)
+        known = set(diagnostics(curve[:-1]))
         if stop:
-            complete_curve(objective_list, stop_reason(last) or status)
-        for sentence in describe_failure(objective_list):
-            if sentence not in said:
+            complete_curve(rows, stop_reason(curve[-1]) or status)
+            curve = [measured(row) for row in rows]
+        for sentence in diagnostics(curve):
+            if sentence not in known:
                 log(f"WARNING: {self.solver.name} {sentence}")
                 add_problem(self.solver, sentence)
         return stop, status, next_stop_val
 
-    def check_convergence(self, objective_list):
-        last = objective_list[-1]
-        progress = last["objective_step"] / last["objective_num_steps"]
+    def check_convergence(self, rows):
+        last = measured(rows[-1])
+        progress = last["step"] / last["num_steps"]
         return stop_reason(last) is not None, float(progress)
 
 
@@ -82,53 +84,53 @@ def describe_limits(name, num_evaluations, max_runs, timeout):
         )
 
 
-def stop_reason(row):
-    """Why a run ends after this evaluation: "diverged", "target" or
-    "horizon"; None if it goes on."""
-    if row["objective_diverged"]:
+def stop_reason(evaluation):
+    """Return why a run ends after this evaluation: "diverged", "target" or
+    "horizon"; None if it continues."""
+    if evaluation["diverged"]:
         return "diverged"
-    if row["objective_target_reached"] and row["objective_stop_at_target"]:
+    if evaluation["target_reached"] and evaluation["stop_at_target"]:
         return "target"
-    if row["objective_step"] >= row["objective_num_steps"]:
+    if evaluation["step"] >= evaluation["num_steps"]:
         return "horizon"
     return None
 
 
 def tokens_per_second(curve):
-    """Training speed since the previous evaluation; 0 at the first."""
+    """Compute the training speed since the previous evaluation; 0 at the
+    first."""
     if len(curve) < 2:
         return 0.0
     before, last = curve[-2:]
-    seconds = last["time"] - before["time"]
-    return (last["objective_tokens"] - before["objective_tokens"]) / seconds
+    seconds = last["seconds"] - before["seconds"]
+    return (last["tokens"] - before["tokens"]) / seconds
 
 
-def complete_curve(curve, reason):
-    """Add to every row what is known of the run once it has ended.
+def complete_curve(rows, reason):
+    """Add to every row what is known at the end of the run.
 
-    ``objective_stop_reason`` is "target", "horizon", "diverged", "timeout" or
-    "max_runs". ``objective_{steps,tokens,seconds}_to_target`` are
-    interpolated linearly between the two evaluations around the first
-    crossing of the target; infinite for a run that never got there.
+    ``stop_reason`` is "target", "horizon", "diverged", "timeout" or
+    "max_runs". ``{steps,tokens,seconds}_to_target`` are interpolated linearly
+    between the two evaluations around the first crossing of the target;
+    infinite for a run that never reached it.
 
     Parameters
     ----------
-    curve : list of dict
+    rows : list of dict
         benchopt's rows of one run, in the order of its evaluations.
     reason : str
     """
+    curve = [measured(row) for row in rows]
     crossing = first_crossing(
-        [row["objective_value"] for row in curve],
-        curve[-1]["objective_target"],
+        [evaluation["val_loss"] for evaluation in curve], curve[-1]["target"]
     )
-    facts = {"objective_stop_reason": reason} | {
-        f"objective_{quantity}_to_target": interpolate(
-            [row[key] for row in curve], crossing
+    facts = {"stop_reason": reason} | {
+        f"{quantity}_to_target": interpolate(
+            [evaluation[key] for evaluation in curve], crossing
         )
         for quantity, key in [
-            ("steps", "objective_step"), ("tokens", "objective_tokens"),
-            ("seconds", "time"),
+            ("steps", "step"), ("tokens", "tokens"), ("seconds", "seconds"),
         ]
     }
-    for row in curve:
-        row.update(facts)
+    for row in rows:
+        add_to_row(row, facts)

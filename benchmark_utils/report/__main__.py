@@ -1,11 +1,10 @@
-"""The report: which solver needs how many steps, and whether that is a
-difference.
+"""The report: steps to target of each solver, and a verdict on them.
 
     python -m benchmark_utils.report
     python -m benchmark_utils.report outputs/mine.parquet --baseline Muon
     python -m benchmark_utils.report --figures figures --html
 
-docs/evidence.rst says how to read it.
+docs/evidence.rst explains how to read it.
 """
 import argparse
 import os
@@ -15,9 +14,15 @@ from pathlib import Path
 
 from benchmark_utils.analysis import table
 from benchmark_utils.analysis.formats import FORMATS
+from benchmark_utils.analysis.labels import problem_names
 from benchmark_utils.analysis.verdict import verdict
 from benchmark_utils.report.figures import save_figures
-from benchmark_utils.report.page import carry_scripts, check_page, page_of
+from benchmark_utils.report.page import (
+    carry_scripts,
+    check_page,
+    page_of,
+    write,
+)
 
 OUTPUTS = Path(__file__).parents[2] / "outputs"
 
@@ -31,13 +36,13 @@ def main(arguments=None):
             warnings.simplefilter("always", table.RepeatedRuns)
             evaluations = table.read(files)
         pages = [page_of(path, OUTPUTS) for path in files * options.html]
-        check_places(options, pages)
+        check_outputs(options, pages)
         verdicts = [
             verdict(
                 table.runs(table.one_problem(evaluations, *problem)),
                 options.baseline,
             )
-            for problem in table.problems(evaluations)
+            for problem in problem_names(evaluations).values()
         ]
         for warning in caught:
             print(warning.message, file=sys.stderr)
@@ -52,7 +57,7 @@ def main(arguments=None):
                 evaluations, options.figures, options.baseline
             )
             print(
-                f"{len(paths) // 2} pictures as PDF and PNG in "
+                f"{len(paths) // 2} figures as PDF and PNG in "
                 f"{options.figures}"
             )
         for page in pages:
@@ -69,36 +74,36 @@ def parse(arguments):
     )
     parser.add_argument(
         "files", nargs="*", type=Path, metavar="FILE",
-        help="parquet files of results; the newest in outputs/ without",
+        help="parquet files of results; by default the newest in outputs/",
     )
     parser.add_argument(
         "--baseline", metavar="SOLVER",
-        help="what the others are compared with, named as in the report; "
-        "AdamW or Adam if it is there, else the first by name",
+        help="solver that the others are compared with, named as in the "
+        "report; by default AdamW or Adam if present, else the first by name",
     )
     parser.add_argument(
         "--format", choices=list(FORMATS), default="text",
-        help="csv has all numbers, unrounded",
+        help="csv has all numbers unrounded",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="new file to write the report to, in place of the screen",
+        help="new file for the report, instead of the screen",
     )
     parser.add_argument(
         "--figures", type=Path, metavar="FOLDER",
-        help="folder to leave every picture in, as PDF and as PNG, in place "
-        "of those of the same names",
+        help="folder for the figures, as PDF and PNG; files of the same names "
+        "are replaced",
     )
     parser.add_argument(
         "--html", action="store_true",
         help="put plotly into the page that benchopt wrote for each FILE, so "
-        "that its pictures show without a network",
+        "that it needs no network",
     )
     return parser.parse_args(arguments)
 
 
 def newest(folder):
-    """The parquet file that was written last.
+    """Find the parquet file that was written last.
 
     Raises
     ------
@@ -107,14 +112,14 @@ def newest(folder):
     files = sorted(folder.glob("*.parquet"), key=os.path.getmtime)
     if not files:
         raise FileNotFoundError(
-            f"There are no results in {folder}: make some with `benchopt run "
-            ". --config configs/quickstart.yml`, or name a file."
+            f"There are no results in {folder}: create some with `benchopt "
+            "run . --config configs/quickstart.yml`, or name a file."
         )
     return files[-1]
 
 
-def check_places(options, pages):
-    """Raise OSError or ResultsError for what can't be written or changed."""
+def check_outputs(options, pages):
+    """Raise OSError or ResultsError if a file can't be written or changed."""
     output, folder = options.output, options.figures
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(
@@ -122,21 +127,13 @@ def check_places(options, pages):
         )
     if output is not None and output.exists():
         raise FileExistsError(
-            f"--output {output} is there already: remove it, or choose "
-            "another name."
+            f"--output {output} already exists: remove it, or choose another "
+            "name."
         )
     if folder is not None and folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--figures {folder} is not a folder.")
     for page in pages:
         check_page(page)
-
-
-def write(path, text):
-    """Write a file under a temporary name, then rename it: it is whole, or
-    not there."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures of ``plots/`` as PDF and PNG, at the width of a column.
+"""Figures for papers: those of ``plots/``, in the width of a column.
 
     python -m benchmark_utils.report --figures FOLDER
 """
@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from benchmark_utils.analysis.columns import SEED
+from benchmark_utils.analysis.comparison import steps_saved, title_of
 from benchmark_utils.analysis.curves import (
     AXES,
     highest_loss,
@@ -20,8 +22,7 @@ from benchmark_utils.analysis.curves import (
     share_reached,
     shows_target,
 )
-from benchmark_utils.analysis.problems import describe, outcome, problem_names
-from benchmark_utils.analysis.savings import steps_saved, title_of
+from benchmark_utils.analysis.labels import describe, legends, problem_names
 from benchmark_utils.analysis.sweeps import (
     MEASURES,
     NO_POINTS,
@@ -48,21 +49,21 @@ COLORS = COLORS[::2] + COLORS[1::2]
 
 
 def save_figures(evaluations, folder, baseline=None):
-    """Draw every picture of every problem.
+    """Draw every figure of every problem, as PDF and PNG.
 
     Parameters
     ----------
     evaluations : DataFrame
         See ``table.read``.
     folder : path
-        Made if it isn't there. Files of the same names are replaced.
+        Created if missing. Files of the same names are replaced.
     baseline : str or None
         See ``comparison.choose_baseline``.
 
     Returns
     -------
     paths : list of Path
-        ``PICTURE.pdf`` and ``PICTURE.png``, in a folder for each problem if
+        ``FIGURE.pdf`` and ``FIGURE.png``, in a folder for each problem if
         there are several.
     """
     names = problem_names(evaluations)
@@ -70,20 +71,20 @@ def save_figures(evaluations, folder, baseline=None):
     for number, (name, problem) in enumerate(names.items(), start=1):
         place = Path(folder)
         if len(names) > 1:
-            # The number keeps apart what differs in other characters.
+            # The number tells names apart that differ in other characters.
             place /= f"{number}_{re.sub(r'[^0-9A-Za-z=.-]+', '_', name)}"
         place.mkdir(parents=True, exist_ok=True)
         rows = one_problem(evaluations, *problem)
         with matplotlib.rc_context(SETTINGS):
-            for picture, figure in _figures(rows, name, baseline):
+            for stem, figure in _figures(rows, name, baseline):
                 for suffix in ["pdf", "png"]:
-                    paths.append(place / f"{picture}.{suffix}")
+                    paths.append(place / f"{stem}.{suffix}")
                     figure.savefig(paths[-1], dpi=300)
     return paths
 
 
 def _figures(evaluations, name, baseline):
-    """Pairs of the name of a picture and the picture."""
+    """Yield pairs of a file's stem and its figure."""
     table = runs(evaluations)
     labels = table["label"].unique()
     styles = {
@@ -111,9 +112,9 @@ def _figures(evaluations, name, baseline):
 
 
 def _losses(evaluations, axis, styles, subtitle, near_target=False):
-    """Medians and ranges of whole runs, or every seed near the target."""
+    """Draw medians and ranges of whole runs, or every seed near the target."""
     highest = highest_loss(evaluations, near_target)
-    names = outcome(runs(evaluations))
+    names = legends(runs(evaluations))
     compute = seed_curves if near_target else median_curves
     curves = compute(evaluations, axis, highest)
     figure, axes = _start(
@@ -141,7 +142,7 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
             )
             continue
         text = names[label]
-        for _, seed in curve.groupby(["base_seed", "repetition"]):
+        for _, seed in curve.groupby(SEED):
             axes.plot(
                 seed["x"], seed["val_loss"], **style, label=text,
                 markevery=[-1],
@@ -152,7 +153,7 @@ def _losses(evaluations, axis, styles, subtitle, near_target=False):
 
 def _steps_to_target(table, styles, subtitle):
     curves, censored = share_reached(table)
-    names = outcome(table)
+    names = legends(table)
     figure, axes = _start(
         "Share of runs at the target (tick: ended before)", subtitle, "steps",
         "share of runs at the target",
@@ -180,7 +181,7 @@ def _steps_saved(found, subtitle):
         "",
     )
     if saved.empty:
-        return _say(figure, axes, "there is nothing to compare with")
+        return _explain(figure, axes, "there is nothing to compare with")
     figure.set_figheight(1.1 + ROW * 1.1 * len(saved))
     places = np.arange(len(saved))[::-1]
     axes.errorbar(
@@ -205,7 +206,7 @@ def _sweep(table, parameter, measure, subtitle):
         subtitle, parameter, MEASURES[measure],
     )
     if points.empty:
-        return _say(figure, axes, NO_POINTS[measure])
+        return _explain(figure, axes, NO_POINTS[measure])
     if logarithmic(table, parameter):
         axes.set_xscale("log")
     for index, (label, rows) in enumerate(points.groupby("label")):
@@ -266,8 +267,8 @@ def _start(title, subtitle, xlabel, ylabel):
     return figure, axes
 
 
-def _say(figure, axes, words):
-    """Empty axes that say why they are."""
+def _explain(figure, axes, words):
+    """Write the reason into empty axes."""
     axes.text(
         0.5, 0.5, textwrap.fill(words, 40), ha="center", va="center",
         transform=axes.transAxes,
@@ -277,10 +278,10 @@ def _say(figure, axes, words):
 
 
 def _finish(figure, axes):
-    """Add the legend below the axes, and the height that it takes."""
+    """Add the legend below the axes, and the height that it needs."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
-        return _say(figure, axes, "no run reached the target")
+        return _explain(figure, axes, "no run reached the target")
     columns = legend_columns(labels)
     rows = -(-len(labels) // columns)
     figure.set_figheight(HEIGHT + ROW * rows)
@@ -292,11 +293,11 @@ def _finish(figure, axes):
 
 
 def legend_columns(labels):
-    """The number of a legend's columns: as many of the five or fewer as fit,
-    filled evenly."""
+    """Choose the number of a legend's columns: at most five that fit, filled
+    evenly."""
     for columns in range(min(5, len(labels)), 1, -1):
-        # In this type, a line has some 74 characters, and a line with its
-        # marker takes the place of six. matplotlib splits labels like this.
+        # A line of text holds about 74 characters, and a label's line and
+        # marker take the space of six. matplotlib splits labels like this.
         parts = np.array_split(labels, columns)
         if sum(max(map(len, part)) + 6 for part in parts) <= 74:
             rows = -(-len(labels) // columns)

@@ -1,11 +1,9 @@
-"""benchopt's page of results, without anything from the network.
+"""benchopt's page of results, made to work without a network.
 
 The page that ``benchopt run`` writes loads plotly and its tables from the
-network: without one, or behind a firewall, it stays empty. Here its scripts
-are put into the file, plotly as the package ``plotly`` has it (benchopt
-depends on it).
+network, and stays empty without one. This module puts the scripts into the
+file; plotly comes from the package ``plotly``, on which benchopt depends.
 """
-import os
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -24,20 +22,19 @@ OTHERS = re.compile(
 
 
 def page_of(results, outputs):
-    """The page that benchopt writes for a file of results, in the folder of
-    outputs."""
-    # benchopt quotes the name as an address.
+    """Name the page that benchopt writes for a file of results."""
+    # benchopt quotes the name as in a URL.
     return Path(outputs) / quote(f"benchmark_nanogpt_{results.stem}.html")
 
 
 def check_page(page):
-    """The text of a page of results.
+    """Read a page of results.
 
     Raises
     ------
     FileNotFoundError
     ResultsError
-        If it is no such page.
+        If it is not such a page.
     """
     page = Path(page)
     if not page.exists():
@@ -55,13 +52,13 @@ def check_page(page):
 
 
 def carry_scripts(page):
-    """Put into a page of results what it would load from the network.
+    """Put the scripts that a page of results loads into the page itself.
 
     Parameters
     ----------
     page : path
-        As ``benchopt run`` or ``benchopt plot`` wrote it. It is replaced; one
-        that carries its scripts already stays as it is.
+        As ``benchopt run`` or ``benchopt plot`` wrote it. It is replaced,
+        unless it has its scripts already.
 
     Raises
     ------
@@ -78,9 +75,14 @@ def carry_scripts(page):
         f"<script>{(FOLDER / 'page.js').read_text()}</script>\n"
         f"<style>{(FOLDER / 'page.css').read_text()}</style>"
     )
-    # In parts: plotly's source has addresses of its own.
+    # plotly's source contains URLs of its own, so it is inserted last.
     before, after = PLOTLY.split(html, maxsplit=1)
     html = OTHERS.sub("", before) + scripts + OTHERS.sub("", after)
-    part = page.with_name(page.name + ".part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, page)
+    write(page, html)
+
+
+def write(path, text):
+    """Write a file atomically: under a temporary name, then renamed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,7 +1,8 @@
-"""Traces of benchopt's scatter plots.
+"""Traces of benchopt's scatter plots: lines, and points.
 
 benchopt joins all points of a trace by a line and marks each of them. A nan
-between two points leaves a gap, and this symbol leaves no mark.
+between two points leaves a gap, and ``NO_MARKER`` leaves no mark. This can't
+lie in plots/, where benchopt loads every file as a plot.
 """
 import numpy as np
 
@@ -32,8 +33,8 @@ def points(x, y, style):
 
 
 def some(x, y, style, count=8):
-    """Points for some of a line's, evenly spread and the last among them: one
-    for each of hundreds would be a rope."""
+    """Markers on some points of a line, evenly spread, the last among them:
+    hundreds of markers would merge into a thick line."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     drawn = np.flatnonzero(np.isfinite(y))
     chosen = drawn[np.unique(
