@@ -93,10 +93,11 @@ def test_the_page_lists_the_rooms_in_order():
 
 def test_a_circle_in_any_two_modules_is_found():
     for one, two in itertools.combinations(IMPORTS, 2):
-        circle = planted(one, f"benchmark_utils.{two}") | {
-            two: IMPORTS[two] + [f"benchmark_utils.{one}"]
-        }
-        assert list(faults(circle)), (one, two)
+        # Of these two alone: with all others, it takes seconds.
+        assert list(faults({
+            one: [*IMPORTS[one], f"benchmark_utils.{two}"],
+            two: [*IMPORTS[two], f"benchmark_utils.{one}"],
+        })), (one, two)
 
 
 @pytest.mark.parametrize("module, name, sentence", [
