@@ -1,4 +1,4 @@
-"""What benchopt's own tests can't be asked to do everywhere."""
+"""Exceptions from benchopt's own tests."""
 import pytest
 from benchopt.config import get_data_path
 
@@ -10,6 +10,6 @@ def check_test_dataset_get_data(benchmark, dataset):
         (folder / shard).exists() for shard in shards
     ):
         pytest.skip(
-            "FineWeb would be a download of 400 MB; get it first with "
+            "FineWeb is a download of 400 MB; get it first with "
             'benchopt prepare . -d "FineWeb[num_train_shards=1]"'
         )

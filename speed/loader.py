@@ -1,17 +1,17 @@
-"""How fast batches are read: ours, a plain read, and the limit.
+"""Speed of reading batches: ours, a plain read, and the limit.
 
     python -m speed.loader
 
 Writes a few shards of random tokens to a temporary folder and reads them in
-three ways, one after the other in each round, so that what else the machine
-does meets all of them: only the ratios mean something.
+three ways, which take turns, so that other processes of the machine disturb
+all of them: only the ratios mean something.
 
 - ours: ``BatchLoader``
 - plain: each batch a slice of the memory-mapped file, converted to int64
-- bytes: the file read into one buffer, and nothing done with it: the limit
+- bytes: the file read into one buffer, and not used: the limit
 
-All files are in the page cache: they were just written. Each round maps them
-anew, as a training run does.
+All files were just written, and are in the page cache. Each round opens them
+again, as a training run does.
 """
 import argparse
 import statistics
@@ -69,7 +69,7 @@ WAYS = {"ours": ours, "plain": plain, "bytes": bytes_only}
 
 
 def measure(way, paths, batch_size, sequence_length, per_shard):
-    """Read all batches once; times in seconds, the rate in tokens/s."""
+    """Read all batches once; return speed and times, by quantity and unit."""
     opening = time.perf_counter()
     batches = way(paths, batch_size, sequence_length)
     start = time.perf_counter()
@@ -117,8 +117,8 @@ def compare(paths, shape, per_shard, rounds):
 
 
 def train(paths, per_shard):
-    """Take steps of a small GPT-2 across a shard change, and print the share
-    of the time that passes between asking for a batch and having it."""
+    """Train a small GPT-2 across a shard change, and print the share of the
+    time that it waits for batches."""
     model = make_model(
         "gpt2", VOCAB_SIZE, n_layer=2, n_head=2, n_embd=64
     )

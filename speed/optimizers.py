@@ -1,15 +1,14 @@
-"""What each optimizer costs at the shapes of the full model, in one run.
+"""Cost of each optimizer at the shapes of the full model, in one run.
 
     python -m speed.optimizers
     python -m speed.optimizers -s Muon -s SOAP --layers 12 --seconds 300
 
 Steps and state are measured with the embeddings and one layer, and with the
-embeddings and two; the full model's are extrapolated, layer by layer, unless
-``--layers`` says otherwise. A first step, which allocates and may do more
-than the others, is not counted. A method that preconditions every few steps
-(its ``precondition_frequency``) is measured over whole periods of them. The
-forward and backward pass of the full model is measured before and after all
-of them.
+embeddings and ``--layers`` (2), and extrapolated to the full model. The first
+step, which allocates and may do more than the others, is not counted. A method
+that preconditions every few steps (its ``precondition_frequency``) is measured
+over whole periods. The forward and backward pass of the full model is measured
+before and after all optimizers.
 """
 import argparse
 import statistics
@@ -31,14 +30,8 @@ FULL_LAYERS = 12
 
 
 def step_time(solver, num_layers, seconds):
-    """Time whole periods of steps on random gradients, for some seconds.
-
-    Returns
-    -------
-    seconds : float
-        Time of a step: the mean over whole periods.
-    state_bytes : int
-    """
+    """Return the seconds of a step on random gradients, the mean over whole
+    periods during some seconds, and the bytes of state."""
     device, _ = choose_device("auto")
     model = make_model("gpt2", VOCAB_SIZE, n_layer=num_layers).to(device)
     optimizer = solver.get_optimizer(model.parameter_roles())
@@ -67,7 +60,7 @@ def step_time(solver, num_layers, seconds):
 
 
 def state_bytes(state):
-    """Bytes of all tensors in a nested state, shared storage once."""
+    """Count the bytes of all tensors in a nested state, shared ones once."""
     storages = {}
 
     def visit(value):
@@ -86,7 +79,7 @@ def state_bytes(state):
 
 
 def measure(solver, num_layers, seconds):
-    """Seconds per step and bytes of state, for the full model."""
+    """Return seconds per step and bytes of state of the full model."""
     if num_layers == FULL_LAYERS:
         return step_time(solver, num_layers, seconds)
     (one, one_bytes), (more, more_bytes) = (
@@ -100,7 +93,7 @@ def measure(solver, num_layers, seconds):
 
 
 def forward_backward(repetitions=3):
-    """Seconds of one row of 1,024 tokens through the full model and back."""
+    """Time the full model's forward and backward pass of 1,024 tokens."""
     device, _ = choose_device("auto")
     dtype, _ = choose_dtype("auto", device)
     model = make_model("gpt2", VOCAB_SIZE).to(device)

@@ -1,28 +1,26 @@
-"""How fast the benchmark trains and evaluates, side by side in one run.
+"""Speed of training and evaluation, all variants in one run.
 
     python -m speed.training
     python -m speed.training --micro-batch 1 --repetitions 5 --json
     python -m speed.training --model gpt2 rotary modern --micro-batch 1
     python -m speed.training --num-devices 2
 
-Every variant is a process of its own, so that its peak memory is its own. The
-variants of a group take turns, so that a machine whose speed drifts treats all
-alike; each is quoted as a multiple of the speed of the first. A turn is a step
-to warm up and a step on the clock, after which the process returns its free
-memory: at full size, micro-batches of four rows fit into 24 GiB. Training is
-measured for each --micro-batch, evaluation for the batch that it uses (with
---variants, everything for each --micro-batch). Of several models, only the
-training is measured, in the machine's precision, each beside its own ceiling.
+Every variant has its own process, and so its own peak memory. The variants of
+a group take turns, so that drift of the machine's speed affects all alike; the
+speed of each is given as a multiple of the first one's. A turn is a warm-up
+step and a timed step, after which the process returns its free memory: at full
+size, micro-batches of four rows fit into 24 GiB. Training is measured for each
+--micro-batch, evaluation for the batch that it uses (with --variants,
+everything for each --micro-batch). Of several models, only training is
+measured, in the machine's precision, each with its own ceiling.
 
 A step is forward, backward and optimizer on one micro-batch. The ceiling is
-the rate at which this machine multiplies matrices of the model's own shapes,
-forward and backward, measured in the same rounds; GFLOP/s count 6 per weight
-and token and 12 per layer, width and position (see flops_per_token of
-models/transformer.py). Runs unchanged where there is a GPU: --micro-batch 32
-is what a run uses there. Where the device does not multiply bfloat16 natively,
-as on a processor with AVX2 alone, it is left out unless asked for with
---variants: it would only be emulated. So is Hugging Face's model, where
-transformers is not installed or the model is another.
+the speed of matrix products of the model's own shapes, forward and backward,
+measured in the same rounds; GFLOP/s count 6 per weight and token and 12 per
+layer, width and position (see flops_per_token of models/transformer.py). On a
+GPU, runs use --micro-batch 32. bfloat16 is left out where it would be
+emulated, as on a processor with AVX2 alone, unless --variants asks for it.
+Hugging Face's model is left out without transformers, or for other models.
 """
 import argparse
 import contextlib
@@ -66,7 +64,7 @@ GROUPS = [
      "forward matmul float32", "forward matmul bfloat16"],
 ]
 
-# Changes to the model and the rows of a micro-batch, to see how costs grow.
+# Changes to the model, and rows of a micro-batch: how does the cost grow?
 SCALING = [
     ({}, 1), ({}, 4), ({"n_layer": 6}, 4), ({"n_layer": 3}, 4),
     ({"n_embd": 384, "n_head": 6}, 4), ({"context_length": 512}, 4),
@@ -75,7 +73,7 @@ SCALING = [
 
 
 def work(pipe, variant, shape, rows):
-    """A process: time one step whenever asked to."""
+    """Time one step at each request; the main function of a process."""
     device, _ = choose_device()
     release_memory(device)
     at_start = process_memory()["own"]
@@ -87,7 +85,7 @@ def work(pipe, variant, shape, rows):
     with contextlib.suppress(EOFError):
         while True:
             release_memory(device)
-            # What a CPU's peak is counted from; a GPU's has it.
+            # A CPU's peak is counted from here; a GPU's includes it.
             held = process_memory()["own"] - at_start
             if KINDS[device.type].peak_memory:
                 held = 0
@@ -102,7 +100,7 @@ def work(pipe, variant, shape, rows):
 
 
 def measure(variants, shape, rows, repetitions):
-    """One row of a table per variant, as dictionaries."""
+    """Return one row of a table per variant, as dictionaries."""
     context = multiprocessing.get_context("spawn")
     workers = {}
     seconds, peak = {variant: [] for variant in variants}, {}
@@ -123,7 +121,7 @@ def measure(variants, shape, rows, repetitions):
                 seconds[variant].append(elapsed)
     except (EOFError, BrokenPipeError):
         raise SystemExit(
-            f"The process of {variant!r} died; if nothing is said above, for "
+            f"The process of {variant!r} died; without an error above, for "
             "lack of memory: name fewer --variants."
         ) from None
     for pipe, process in workers.values():
@@ -133,8 +131,8 @@ def measure(variants, shape, rows, repetitions):
 
 
 def summarise(variants, shape, rows, seconds, peak):
-    """What ``measure`` returns, from the seconds of every step of each variant
-    and its peak of bytes."""
+    """Return the table of ``measure``, from the seconds of every step of each
+    variant and its peak in bytes."""
     length = shape["context_length"]
     rates = {
         variant: flops(variant, shape, rows)
@@ -164,9 +162,8 @@ def summarise(variants, shape, rows, seconds, peak):
 
 
 def possible_groups(native, models=("gpt2",)):
-    """The groups of variants, without those that this machine can't compute
-    natively, lacks the package for, or that are of another model. For several
-    models, one group."""
+    """Return the groups of variants that this machine computes natively, has
+    the package for, and that exist for the model; for several models, one."""
     if len(models) > 1:
         dtype = dtype_name(native)
         return [[dtype, f"{dtype} compiled", f"matmul {dtype}"]]
@@ -180,7 +177,7 @@ def possible_groups(native, models=("gpt2",)):
 
 
 def planned_runs(options, shapes, native):
-    """Pairs: the rows of a micro-batch, and the group of variants."""
+    """Return pairs: rows of a micro-batch, and a group of variants."""
     if options.variants:
         return [(rows, options.variants) for rows in options.micro_batch]
     groups = possible_groups(native, tuple(s["model"] for s in shapes))
@@ -196,7 +193,7 @@ def planned_runs(options, shapes, native):
 
 
 def describe(shape, own):
-    """One line: a model, its sizes, and what ``facts`` says of it."""
+    """Describe a model in one line: sizes, and ``facts``."""
     return (
         "{model}: {n_layer} layers of width {n_embd}, {n_head} heads, rows of "
         "{context_length} tokens, {num_parameters:,} parameters, first loss "

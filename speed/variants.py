@@ -38,32 +38,31 @@ VARIANTS = {
 }
 
 
-# What is of one model alone: it has GPT-2's activation, or is another GPT-2.
+# Variants of gpt2 alone: of its activation, or another program's GPT-2.
 ONLY_GPT2 = ("plain float32", "transformers")
 
 
 def shape_of(name, sizes):
-    """The shape of a named model, with sizes other than None in place of its
-    own."""
+    """Return a named model's shape; sizes other than None replace its own."""
     a = architecture(name, sizes)
     return {"model": name} | {size: getattr(a, size) for size in sizes}
 
 
 def split(shape):
-    """The model's name, and its sizes."""
+    """Return the model's name and its sizes."""
     sizes = dict(shape)
     return sizes.pop("model"), sizes
 
 
 def build(shape):
-    """The model of a shape, untrained, on the CPU."""
+    """Build the model of a shape, untrained, on the CPU."""
     name, sizes = split(shape)
     return make_model(name, VOCAB_SIZE, **sizes)
 
 
 @torch.no_grad()
 def facts(shape):
-    """Number of parameters of a model, and its loss before training on random
+    """Return a model's number of parameters, and its untrained loss on random
     tokens, in nats per token."""
     model = build(shape)
     tokens = torch.randint(
@@ -77,7 +76,7 @@ def facts(shape):
 
 
 def make_step(variant, shape, rows, device):
-    """The work of one variant: a function to be timed, without arguments."""
+    """Return a variant's step: a function to time, without arguments."""
     sequence_length = shape["context_length"]
     tokens = torch.randint(
         VOCAB_SIZE, (rows, sequence_length + 1), device=device
@@ -111,14 +110,14 @@ def make_step(variant, shape, rows, device):
 
 
 def random_loader(rows, sequence_length):
-    """One batch of random tokens."""
+    """Return a loader of one batch of random tokens."""
     tokens = np.random.default_rng(0).integers(
         VOCAB_SIZE, size=rows * sequence_length + 1
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.bin"
         write_shard(path, [tokens])
-        # Mapped: it is there as long as the loader is.
+        # The open file outlives its folder.
         shards = TokenShards([path], VOCAB_SIZE)
         return BatchLoader(shards, rows, sequence_length)
 
@@ -166,8 +165,8 @@ def transformers_step(shape, inputs, targets, device):
 
 
 def matmul_step(variant, shape, rows, device):
-    """Each matrix product of a step once, into memory that is there already:
-    forward, gradient of the input, gradient of the weight."""
+    """Return a function that computes each matrix product of a step once, into
+    allocated memory: forward, gradients of the input and of the weight."""
     dtype = getattr(torch, variant.split()[-1])
     name, sizes = split(shape)
     a = architecture(name, sizes)
@@ -198,12 +197,12 @@ def matmul_step(variant, shape, rows, device):
 
 
 def padded_vocabulary(a):
-    """Rows of the head of an ``Architecture``."""
+    """Return the rows of the head of an ``Architecture``."""
     return VOCAB_SIZE + -VOCAB_SIZE % a.vocab_multiple
 
 
 def flops(variant, shape, rows):
-    """Floating-point operations of one step of a variant."""
+    """Return the floating-point operations of one step of a variant."""
     name, sizes = split(shape)
     a = architecture(name, sizes)
     per_token = 6 * a.matrix_weights(padded_vocabulary(a))

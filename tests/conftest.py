@@ -76,8 +76,8 @@ def data_home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def notes(tmp_path, monkeypatch):
-    """What a test notes goes to a file of its own, and is not printed when
-    the tests end."""
+    """Each test has a summary file of its own, which is not printed at the
+    end."""
     open_summary()
     atexit.unregister(print_problems)
     atexit.unregister(print_report_command)

@@ -1,5 +1,5 @@
-"""What the tests of the documentation share: its commands, and a place to run
-them in."""
+"""Commands of the documentation, and copies of the benchmark to run them in.
+"""
 import os
 import re
 import shlex
@@ -27,8 +27,8 @@ def code_blocks(page, language):
 
 
 def write_empty_shards(data_home):
-    """All shards of FineWeb, of nothing but zeros, which take no room on a
-    disk; return their folder."""
+    """Write all shards of FineWeb as sparse files of zeros; return their
+    folder."""
     folder = data_home / "fineweb10B"
     folder.mkdir()
     header = np.zeros(256, dtype="<i4")
@@ -41,8 +41,8 @@ def write_empty_shards(data_home):
 
 
 def shortened(problem):
-    """The text of a configuration of ``configs/problems/``, to be trained for
-    two steps of one row, with one seed."""
+    """Shorten the text of a configuration of ``configs/problems/`` to two
+    steps of one sequence, with one seed."""
     for long, short in [
         (r"num_steps=\d+", "num_steps=2"),
         (r"warmup_steps=\d+", "warmup_steps=1"),

@@ -167,6 +167,7 @@ def test_runs_leave_no_trace_in_each_other(run):
     assert not np.array_equal(first, measured(together, rep=1)[0])
 
 
+@pytest.mark.slow
 def test_parallel_runs_equal_sequential_ones(run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     # Two runs share a processor's cores, whatever the number of this one's.
@@ -207,6 +208,7 @@ def test_validation_loss_is_the_mean_over_the_first_tokens(run, bench):
     assert frame.value.iloc[0] == pytest.approx(np.mean(losses), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_clock_excludes_everything_but_training(run, bench, monkeypatch):
     Objective = bench.get_benchmark_objective()
 
@@ -347,6 +349,7 @@ def test_compilation_changes_rounding_and_is_not_timed(run, dtype, tolerance):
     assert compiled.time.max() < 1.0
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(run):
     """200 steps of a small model; the stated bound is 0.02 nats."""
     solver = {"num_steps": 200, "warmup_steps": 20, "learning_rate": 3e-3}

@@ -12,17 +12,25 @@ from benchmark_utils.models.named import make_model
 from conftest import ROOT
 from speed import training
 
+# One layer, two sequences of 32 tokens.
+TINY = "--json --n-layer 1 --sequence-length 32 --micro-batch 2".split()
+NARROW = "--n-head 2 --n-embd 32 --repetitions 2".split()
+
+
+def run(script, *arguments):
+    """What a script of speed/ prints."""
+    return subprocess.run(
+        [sys.executable, "-m", f"speed.{script}", *arguments], cwd=ROOT,
+        check=True, text=True, stdout=subprocess.PIPE, timeout=600,
+    ).stdout
+
 
 @pytest.mark.slow
 def test_training_speed_is_measured_side_by_side():
     variants = ["plain float32", "transformers", "float32", "matmul float32"]
-    output = subprocess.run(
-        [sys.executable, "-m", "speed.training", "--n-layer", "1",
-         "--n-head", "2", "--n-embd", "32", "--sequence-length", "32",
-         "--micro-batch", "2", "--repetitions", "2", "--no-scaling",
-         "--json", "--variants", *variants],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
-    ).stdout
+    output = run(
+        "training", *TINY, *NARROW, "--no-scaling", "--variants", *variants
+    )
     rows = {row["variant"]: row for row in json.loads(output)}
     assert list(rows) == variants
     plain, ours = rows["plain float32"], rows["float32"]
@@ -44,13 +52,10 @@ def test_training_speed_is_measured_side_by_side():
 
 @pytest.mark.slow
 def test_each_model_is_measured_beside_its_own_ceiling():
-    output = subprocess.run(
-        [sys.executable, "-m", "speed.training", "--model", "rotary-tiny",
-         "modern-tiny", "--n-layer", "1", "--sequence-length", "32",
-         "--micro-batch", "2", "--repetitions", "1", "--json",
-         "--variants", "float32", "matmul float32"],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
-    ).stdout
+    output = run(
+        "training", *TINY, "--model", "rotary-tiny", "modern-tiny",
+        "--repetitions", "1", "--variants", "float32", "matmul float32",
+    )
     rows = {(r["model"], r["variant"]): r for r in json.loads(output)}
     assert len(rows) == 4
     for name, head in ("rotary-tiny", 50257), ("modern-tiny", 50304):
@@ -76,13 +81,7 @@ def test_each_model_is_measured_beside_its_own_ceiling():
 
 @pytest.mark.slow
 def test_the_speed_of_several_devices_is_measured():
-    output = subprocess.run(
-        [sys.executable, "-m", "speed.training", "--n-layer", "1",
-         "--n-head", "2", "--n-embd", "32", "--sequence-length", "32",
-         "--micro-batch", "2", "--repetitions", "2", "--num-devices", "2",
-         "--json"],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
-    ).stdout
+    output = run("training", *TINY, *NARROW, "--num-devices", "2")
     one, two = json.loads(output)
     assert (one["num_devices"], two["num_devices"]) == (1, 2)
     for row in one, two:
@@ -130,11 +129,9 @@ def test_evaluation_is_measured_in_the_batches_that_it_uses(monkeypatch):
 
 @pytest.mark.slow
 def test_the_loader_is_measured_beside_a_plain_read():
-    output = subprocess.run(
-        [sys.executable, "-m", "speed.loader", "--rounds", "1", "--shards",
-         "2", "--shard-tokens", "2000000"],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, timeout=600,
-    ).stdout
+    output = run(
+        "loader", *"--rounds 1 --shards 2 --shard-tokens 2000000".split()
+    )
     ratios = [
         float(line.split(":")[1].split()[0]) for line in output.splitlines()
         if line.strip().startswith("ours / plain:")

@@ -2,8 +2,6 @@
 import csv
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -125,6 +123,7 @@ def test_a_range_is_moved_while_the_best_rate_is_at_its_edge(
     assert path.read_text() == "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_trial_that_stops_at_its_target_is_refused(bench, tmp_path):
     """Its last loss would be compared with those of whole horizons."""
     protocol = tmp_path / "small.yml"
@@ -163,15 +162,17 @@ def test_the_field_runs_with_the_best_settings_found(bench, problem):
     assert tuned == reported
 
 
-def test_tuning_continues_and_comes_back_the_same(tmp_path):
+@pytest.mark.slow
+def test_tuning_continues_and_comes_back_the_same(
+        tmp_path, monkeypatch, capsys):
     ledger, protocol = tmp_path / "ledger.csv", tmp_path / "small.yml"
     protocol.write_text(SMALL.format(ledger=ledger))
 
+    monkeypatch.setattr("sys.argv", ["tune", str(protocol)])
+
     def run():
-        return subprocess.run(
-            [sys.executable, "-m", "tuning.tune", str(protocol)], cwd=ROOT,
-            check=True, text=True, stdout=subprocess.PIPE,
-        ).stdout
+        tune.main()
+        return capsys.readouterr().out
 
     def losses():
         with ledger.open() as file:
@@ -192,7 +193,7 @@ def test_tuning_continues_and_comes_back_the_same(tmp_path):
     assert again.splitlines()[1:] == output.splitlines()[-2:]
     # Other ranges are other trials.
     protocol.write_text(protocol.read_text().replace("0.001", "0.002"))
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(ValueError, match="no trial of the protocol"):
         run()
     assert ledger.read_text() == finished
     assert re.fullmatch(

@@ -1,5 +1,4 @@
-"""Windows, as far as it can be tested without one: names, paths, and what
-its files don't allow."""
+"""Names, paths and file operations that Windows allows."""
 import os
 import sys
 from pathlib import Path, PureWindowsPath
@@ -11,12 +10,13 @@ from benchmark_utils.harness import resume
 from benchmark_utils.training import checkpoints
 from benchmark_utils.training.trainer import Trainer
 
-if sys.platform != "linux":
-    pytest.skip("this needs Linux", allow_module_level=True)
-
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="this reads /proc"
+)
 RESERVED = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
 
 
+@pytest.mark.slow
 def test_every_name_that_a_run_writes_is_allowed(run, tmp_path, monkeypatch):
     """Results, weights, rows, data, and checkpoints of a run that broke."""
     monkeypatch.setattr(resume, "get_data_path", lambda _: tmp_path / "data")
@@ -46,6 +46,7 @@ def test_every_name_that_a_run_writes_is_allowed(run, tmp_path, monkeypatch):
             assert not RESERVED & set(part) and part[-1] not in ". ", part
 
 
+@on_linux
 def test_a_path_with_a_drive_reaches_the_data_set(
         bench, tmp_path, monkeypatch):
     path = PureWindowsPath("C:\\books of mine\\one.txt").as_posix()
@@ -57,6 +58,7 @@ def test_a_path_with_a_drive_reaches_the_data_set(
     assert parameters["path"] == path
 
 
+@on_linux
 def test_a_checkpoint_is_forced_to_the_disk_as_windows_allows(
         tmp_path, monkeypatch):
     """Only what was opened for writing, and no folder."""
@@ -77,6 +79,7 @@ def test_a_checkpoint_is_forced_to_the_disk_as_windows_allows(
     assert checkpoints.load(path)["weight"].tolist() == [1, 1, 1]
 
 
+@on_linux
 def test_a_checkpoint_that_was_read_is_not_in_use(tmp_path):
     """Windows removes no file that is; other systems leave a remnant on a
     network file system."""

@@ -1,5 +1,4 @@
-"""Ledgers of tuning: files with a row for every trial, and the best of them.
-"""
+"""Ledgers of tuning: a row for every trial, and the best trials."""
 import csv
 import statistics
 
@@ -13,7 +12,7 @@ COLUMNS = [
 
 
 def read_ledger(path):
-    """Rows of the ledger: dict with the columns as str."""
+    """Return the rows of a ledger, dicts of str by column."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -21,7 +20,7 @@ def read_ledger(path):
 
 
 def append(path, row):
-    """Add a row to the ledger, on disk before the next trial starts."""
+    """Append a row to the ledger."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
@@ -32,8 +31,8 @@ def append(path, row):
 
 
 def losses_by_trial(rows, solver):
-    """The losses of a solver's trials, in the order of the ledger: dict of
-    trial to list of float."""
+    """Return a solver's losses, in the order of the ledger: dict of trial to
+    list of float."""
     losses = {}
     for row in rows:
         if row["solver"] == solver:
@@ -44,14 +43,14 @@ def losses_by_trial(rows, solver):
 
 
 def finalists(rows, solver, count):
-    """The trials of a solver with the lowest losses of the first seed."""
+    """Return a solver's trials with the lowest losses of the first seed."""
     losses = losses_by_trial(rows, solver)
     return sorted(losses, key=lambda trial: losses[trial][0])[:count]
 
 
 def best(rows, solver):
-    """The setting with the lowest mean loss, of the trials of a solver that
-    were run with the most seeds."""
+    """Return the setting with the lowest mean loss, among a solver's trials
+    with the most seeds."""
     losses = losses_by_trial(rows, solver)
     seeds = max(map(len, losses.values()))
     chosen = min(

@@ -3,10 +3,10 @@
     python -m tuning.tune tuning/protocol.yml
     python -m tuning.tune tuning/protocol.yml --problem text -s Muon
 
-Trials that the ledger holds already are not run again, so that a tuning that
-was broken off is continued. On a processor with the instructions that a row
-names, its loss comes back the same. The best setting of each solver is printed
-as a line for a run configuration. See docs/tuning.rst.
+Trials in the ledger are not run again, so an interrupted tuning continues. On
+a processor with the instructions that a row names, its loss is reproduced. The
+best setting of each solver is printed as a line for a run configuration. See
+docs/tuning.rst.
 """
 import argparse
 import contextlib
@@ -36,18 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def sample(ranges, trials, seed):
-    """Settings of a solver: points of a scrambled Sobol sequence.
-
-    Parameters
-    ----------
-    ranges : dict of str to [low, high]
-    trials : int
-    seed : int
-
-    Returns
-    -------
-    settings : list of dict of str to float, rounded to three digits
-    """
+    """Draw settings from ranges, dict of str to [low, high]: the points of a
+    scrambled Sobol sequence, rounded to three digits."""
     low, high = np.log(np.array(list(ranges.values()), float)).T
     points = qmc.Sobol(len(ranges), rng=seed).random(trials)
     return [
@@ -62,15 +52,13 @@ def sample(ranges, trials, seed):
 
 
 def split_ranges(ranges):
-    """The ranges of a solver's entry, which are tuned, and its other values,
-    which are fixed."""
+    """Split a solver's entry into ranges to tune and fixed values."""
     tuned = {k: v for k, v in ranges.items() if isinstance(v, list)}
     return tuned, {k: v for k, v in ranges.items() if k not in tuned}
 
 
 def parameter_names(component):
-    """Names of a component's parameters; benchopt has coupled ones as "a, b".
-    """
+    """Return a component's parameters; benchopt couples some as "a, b"."""
     return [
         name.strip() for names in component.parameters
         for name in names.split(",")
@@ -78,7 +66,7 @@ def parameter_names(component):
 
 
 def selector(benchmark, solver, protocol, setting):
-    """The solver with a setting, as benchopt's command line names it."""
+    """Write a solver with a setting as benchopt's command line takes it."""
     known, = benchmark.check_solver_patterns([solver], class_only=True)
     _, own = split_ranges(protocol["ranges"][solver])
     parameters = {
@@ -90,7 +78,7 @@ def selector(benchmark, solver, protocol, setting):
 
 
 def run_trial(benchmark, solver, protocol, setting, seed):
-    """Train once; the last validation loss and the seconds it took."""
+    """Train once; return the last validation loss and the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "trial.parquet"
         with contextlib.redirect_stdout(io.StringIO()) as log:
@@ -116,11 +104,11 @@ def run_trial(benchmark, solver, protocol, setting, seed):
 
 
 def settings_so_far(protocol, solver, rows):
-    """The settings that a solver is tried with, by what its trials have shown.
+    """Return the settings to try a solver with, given its trials so far.
 
-    While its best learning rate of the first seed is the lowest or the
-    highest, the range of learning rates is moved that way by the factor
-    ``move_range`` of the protocol, if it has one, and gives new trials.
+    While its best learning rate of the first seed is the lowest or highest,
+    the range moves that way by the protocol's factor ``move_range``, if it has
+    one, and gives new trials.
     """
     trials, first = protocol["trials"], protocol["seeds"][0]
     ranges, _ = split_ranges(protocol["ranges"][solver])
@@ -144,8 +132,7 @@ def settings_so_far(protocol, solver, rows):
 
 
 def check_settings(ledger, solver, rows, settings):
-    """Raise ``ValueError`` if a solver's row of the ledger was drawn from
-    other ranges."""
+    """Raise ``ValueError`` if the ledger has a row from other ranges."""
     for row in rows:
         recorded = {name: float(row[name]) for name in TUNED if row[name]}
         trial = int(row["trial"])
@@ -161,8 +148,8 @@ def check_settings(ledger, solver, rows, settings):
 
 
 def missing(protocol, solver, rows, settings):
-    """Trials of a solver that the ledger lacks: list of (trial, seed). Those
-    of the other seeds come when the first seed's are complete."""
+    """Return a solver's trials that the ledger lacks, as (trial, seed): first
+    all of the first seed, then the finalists' other seeds."""
     first, *others = protocol["seeds"]
     done = {
         (int(row["trial"]), int(row["seed"]))
@@ -178,15 +165,8 @@ def missing(protocol, solver, rows, settings):
 
 
 def tune(benchmark, protocol, solvers):
-    """Run the trials of one problem that its ledger lacks, and print the best
-    settings.
-
-    Parameters
-    ----------
-    protocol : dict
-        What all problems share, with one problem's ledger, dataset and
-        objective: see ``read_protocol``.
-    """
+    """Run the trials that the ledger of one problem lacks, and print the best
+    settings. The protocol is one of ``read_protocol``'s."""
     ledger = ROOT / protocol["ledger"]
 
     def settings_and_missing(solver):
@@ -195,7 +175,7 @@ def tune(benchmark, protocol, solvers):
         check_settings(ledger, solver, rows, settings)
         return settings, missing(protocol, solver, rows, settings)
 
-    # A row that is refused is refused before any training.
+    # Refuse rows before any training.
     for solver in solvers:
         settings_and_missing(solver)
     for solver in solvers:
@@ -222,7 +202,7 @@ def tune(benchmark, protocol, solvers):
 
 
 def read_protocol(path):
-    """The protocol of each problem: dict of str to dict."""
+    """Read the protocol of each problem: dict of str to dict."""
     protocol = yaml.safe_load(path.read_text())
     problems = protocol.pop("problems")
     return {name: protocol | problem for name, problem in problems.items()}

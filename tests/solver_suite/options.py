@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line(
         "markers",
-        "slow: takes more than ten seconds (deselect: -m 'not slow')",
+        "slow: takes more than two seconds (deselect: -m 'not slow')",
     )
 
 
