@@ -25,7 +25,6 @@ from benchmark_utils.hardware.memory import (
 from benchmark_utils.harness.cache_key import Keyed, code_hash, versions
 from benchmark_utils.harness.published import PublishedSettings
 from benchmark_utils.harness.resume import Resumable
-from benchmark_utils.harness.validation import CheckedParameters
 from benchmark_utils.optimizers.combined import CombinedOptimizer
 from benchmark_utils.optimizers.groups import describe_groups, rest_groups
 from benchmark_utils.training import signals
@@ -47,7 +46,7 @@ from benchmark_utils.training.trainer import (
 _holder = None
 
 
-class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
+class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
