@@ -1,4 +1,4 @@
-"""The end of a run, and what the results say about it."""
+"""Stopping criterion, and columns that describe how a run ended."""
 from benchopt.stopping_criterion import StoppingCriterion
 
 from benchmark_utils.analysis.crossings import first_crossing, interpolate
@@ -12,11 +12,11 @@ class TargetCriterion(StoppingCriterion):
 
     There is no patience: a loss that rises for a while, as on the plateau
     before a cool-down, never ends a run. benchopt's own check for divergence
-    is off (it is given no key to monitor) because it throws the curve away.
+    is off (it has no key to monitor) because it discards the curve.
 
-    Only here are losses and benchopt's clock seen side by side, and benchopt
-    says only here when it is a limit of its own that ends a run. Hence the
-    rows of the results are completed here.
+    Evaluations are completed here because this is the only place that sees
+    both losses and benchopt's clock, and whether a limit of benchopt's ends
+    the run.
     """
 
     def get_runner_instance(self, max_runs=1, timeout=None, terminal=None,
@@ -26,12 +26,12 @@ class TargetCriterion(StoppingCriterion):
         ):
             log(f"WARNING: {warning}")
         if solver.world.rank:
-            # One clock decides.
+            # Rank 0's clock decides.
             timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, solver=solver,
-            # Without a terminal benchopt shows no progress of its own, which
-            # would be a second line for every evaluation (see progress.py).
+            # Without a terminal, benchopt does not print its own line for
+            # every evaluation (console/progress.py prints one).
             terminal=None, run_key=run_key,
         )
 
@@ -46,16 +46,16 @@ class TargetCriterion(StoppingCriterion):
         world = self.solver.world
         stop = not world.agree(not stop)
         if world.rank:
-            # The results are those of rank 0, and so are the files; benchopt
-            # keeps nothing of a run that was interrupted.
+            # Only rank 0 keeps results and files: benchopt keeps nothing of a
+            # run that was interrupted.
             return stop, "interrupted" if stop else status, next_stop_val
         if self.solver.progress:
             self.solver.progress.evaluated(objective_list)
-        said = set(describe_failure(objective_list[:-1]))
+        known = set(describe_failure(objective_list[:-1]))
         if stop:
             complete_curve(objective_list, stop_reason(last) or status)
         for sentence in describe_failure(objective_list):
-            if sentence not in said:
+            if sentence not in known:
                 log(f"WARNING: {self.solver.name} {sentence}")
                 add_problem(self.solver, sentence)
         return stop, status, next_stop_val
@@ -67,7 +67,7 @@ class TargetCriterion(StoppingCriterion):
 
 
 def describe_limits(name, num_evaluations, max_runs, timeout):
-    """Yield warnings about limits of benchopt that can end a run early."""
+    """Yield warnings about benchopt's limits that can end a run early."""
     if timeout is not None:
         yield (
             f"{name} stops at the first evaluation after {timeout:g} s, "
@@ -83,8 +83,8 @@ def describe_limits(name, num_evaluations, max_runs, timeout):
 
 
 def stop_reason(row):
-    """Why a run ends after this evaluation: "diverged", "target" or
-    "horizon"; None if it goes on."""
+    """Return why a run ends after this evaluation: "diverged", "target" or
+    "horizon"; None if it continues."""
     if row["objective_diverged"]:
         return "diverged"
     if row["objective_target_reached"] and row["objective_stop_at_target"]:
@@ -95,7 +95,7 @@ def stop_reason(row):
 
 
 def tokens_per_second(curve):
-    """Training speed since the previous evaluation; 0 at the first."""
+    """Return the speed since the previous evaluation; 0 at the first."""
     if len(curve) < 2:
         return 0.0
     before, last = curve[-2:]
@@ -104,7 +104,7 @@ def tokens_per_second(curve):
 
 
 def complete_curve(curve, reason):
-    """Add to every row what is known of the run once it has ended.
+    """Add what is known after the run's end to each of its evaluations.
 
     ``objective_stop_reason`` is "target", "horizon", "diverged", "timeout" or
     "max_runs". ``objective_{steps,tokens,seconds}_to_target`` are
@@ -114,7 +114,7 @@ def complete_curve(curve, reason):
     Parameters
     ----------
     curve : list of dict
-        benchopt's rows of one run, in the order of its evaluations.
+        Evaluations of one run, in order.
     reason : str
     """
     crossing = first_crossing(
