@@ -314,6 +314,7 @@ def test_adam_takes_the_settings_of_adamw(solvers):
     assert type(adam) is type(adamw) and str(adam) == str(adamw)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_takes(run, capsys):
     log_once.cache_clear()
     frame = run(

@@ -80,18 +80,8 @@ def code_hash():
 
 
 def versions(requirements):
-    """Return the versions of torch, with its build, and of requirements.
-
-    Parameters
-    ----------
-    requirements : list of str
-        As benchopt takes them: "pip::package~=1.0".
-
-    Returns
-    -------
-    versions : list of (name, version)
-        The version of a package that is not installed is None.
-    """
+    """Return (name, version) of torch, with its build, and of requirements,
+    such as "pip::package~=1.0". The version is None if not installed."""
     names = (
         re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]
         for requirement in requirements

@@ -53,11 +53,8 @@ class PublishedSettings(CheckedParameters):
         """Extend a command's choice to all parameters where it takes
         published settings: those that it leaves open are None.
 
-        Returns
-        -------
-        chosen : dict
-            The same grid, or one with a single key for all parameters: each
-            combination can leave other parameters open.
+        A single key then has all parameters, because each combination can
+        leave other parameters open.
         """
         choices = list(combinations(chosen))
         if not any(choice.get("settings") for choice in choices):
@@ -139,17 +136,7 @@ class PublishedSettings(CheckedParameters):
     ) -> None:
         """Take the published settings, if they were asked for, and log them.
 
-        Parameters
-        ----------
-        model : str
-            The name of the model to train.
-        tokens_per_step : int
-            Tokens per step of the problem.
-
-        Raises
-        ------
-        ValueError
-            If there are none for this model.
+        Raises ``ValueError`` if there are none for this model.
         """
         settings = self._parameters.get("settings")
         if settings is None:

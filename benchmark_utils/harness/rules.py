@@ -255,19 +255,9 @@ def convert(
 ) -> Any:
     """Convert a parameter's value to its type.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-    defaults : list
-        The values that its component declares.
-    rules : dict of str to Rule
-        Rules of its component, which take precedence over this module's.
-
-    Raises
-    ------
-    ValueError
-        Naming the parameter, the value and what is allowed.
+    ``defaults`` are the values that its component declares, ``rules`` the
+    component's own, which take precedence over this module's. Raises
+    ``ValueError`` naming the parameter, the value and what is allowed.
     """
     if value is None and None in defaults:
         return None

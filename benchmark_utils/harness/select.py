@@ -81,11 +81,8 @@ def select(config, chosen=(), objective=""):
     objective : str
         Settings of the objective, which override those of the configuration.
 
-    Raises
-    ------
-    ValueError
-        If a solver without settings is neither in the configuration nor a
-        file.
+    Raises ``ValueError`` if a solver without settings is neither in the
+    configuration nor a file.
     """
     entries = [split(entry) for entry in config.get("solver", [])]
     settings = [of_one for _, of_one in entries]

@@ -76,19 +76,8 @@ def convert_options(
     """Convert an optimizer's arguments by the rules of their names.
 
     Where an argument's default breaks that rule, or has none, its default's
-    type decides: yes or no, a number, or several numbers.
-
-    Parameters
-    ----------
-    options, defaults : dict
-        By the argument's name.
-    rules : dict of str to Rule
-        Rules of some names, which take precedence over the shared ones.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument.
+    type decides: boolean, number, or several numbers. ``rules`` take
+    precedence over the shared ones. Raises ``ValueError`` naming the argument.
     """
     def converted(name, value, default):
         if value is None:
