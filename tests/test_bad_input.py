@@ -1,5 +1,7 @@
-"""A problem that can't be run is refused before any training, by one error
-that names the parameter and says what to do."""
+"""Problems that can't be run, and runs that fail: one sentence each.
+
+tests/test_parameters.py has the sentences about single values.
+"""
 import re
 
 import numpy as np
