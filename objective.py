@@ -1,4 +1,4 @@
-"""The rules of the benchmark: what every solver is given and judged on.
+"""Benchmark rules: the problem each solver receives and how it is scored.
 
     benchopt run . --config configs/quickstart.yml
 """
@@ -9,7 +9,7 @@ import time
 
 from benchopt import BaseObjective
 
-# First, because it must come before torch.
+# This must be imported before torch.
 from benchmark_utils.hardware.threads import choose_threads
 
 # isort: split
@@ -33,7 +33,7 @@ from benchmark_utils.models.named import (
 from benchmark_utils.models.weights import load_weights, save_weights
 from benchmark_utils.training.evaluation import evaluate, finite_or_inf
 
-# Parameters that say what becomes of a run, and not what it is.
+# Parameters that do not define the problem, so its name leaves them out.
 UNNAMED = "checkpoint_every", "resume", "save_weights", "log"
 WEIGHTS = "weights.safetensors"
 
@@ -41,8 +41,8 @@ WEIGHTS = "weights.safetensors"
 class Objective(KeyedFiles, CheckedParameters, BaseObjective):
     """Train GPT-2 until its validation loss falls below a target.
 
-    Model, initialisation, order of the tokens, batch and evaluation are given.
-    The optimizer, its schedule and its horizon are the solver's.
+    Model, initialisation, order of the tokens, batch and evaluation are fixed.
+    The solver chooses the optimizer, its schedule and its number of steps.
     """
 
     name = "nanoGPT"
@@ -55,8 +55,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
 
     file_parameters = ["initial_weights"]
     parameters = {
-        # "gpt2" is llm.c's, 124,439,808 parameters with GPT-2's vocabulary.
-        # The others, and what None stands for: benchmark_utils/models/named.py
+        # "gpt2" is llm.c's: 124,439,808 parameters with GPT-2's vocabulary.
+        # See benchmark_utils/models/named.py for others, and for None.
         "model": ["gpt2"],
         "n_layer": [None], "n_head": [None], "n_embd": [None],
         "context_length": [None], "vocab_multiple": [None],
@@ -67,8 +67,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         "activation": [None], "bias": [None], "tied_head": [None],
         "head_bias": [None], "logit_cap": [None], "initialisation": [None],
         "loss_gradient": [None],
-        # One step: batch_size rows of sequence_length tokens, over all ranks.
-        # None is the model's context_length.
+        # Per step: batch_size sequences of sequence_length tokens, over all
+        # ranks. None is the model's context_length.
         "batch_size": [512], "sequence_length": [None],
         # Tokens from the start of the validation shard.
         "val_tokens": [10_485_760],
@@ -77,20 +77,19 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         "eval_every": ["auto"],
         # Nats per token; None is the dataset's own.
         "target": [None],
-        # Whether a run ends at the target, or goes on to its horizon.
+        # Whether a run ends at the target, or continues to its last step.
         "stop_at_target": [True],
-        # How the machine computes it: see docs/devices.rst.
+        # See docs/devices.rst.
         "device": ["auto"],
-        # Of this kind, on one node or in a Slurm job: docs/several_devices.rst
+        # On one node or in a Slurm job: see docs/several_devices.rst.
         "num_devices": ["auto"],
         "dtype": ["auto"], "micro_batch_size": ["auto"], "compile": ["auto"],
         # Steps between checkpoints, or minutes as in "5min"; 0 is off.
         "checkpoint_every": ["auto"], "resume": [True],
-        # A safetensors file that every run starts from; None is the model's
-        # own initialisation, by the seed.
+        # A safetensors file that every run starts from; with None, the seed
+        # initialises the model.
         "initial_weights": [None],
-        # Beside the results: whether a finished run's weights are kept, and
-        # "csv", a row per evaluation.
+        # Extra outputs: the final weights, and "csv", a row per evaluation.
         "save_weights": [False], "log": [None],
     }
 
@@ -121,7 +120,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
 
     @staticmethod
     def _choices(values):
-        """What of the parameters are a model's sizes and switches."""
+        """Select the parameters that are a model's sizes and switches."""
         return {name: values[name] for name in CHOICES}
 
     @classmethod
@@ -129,8 +128,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         return architecture(values["model"], cls._choices(values))
 
     def __repr__(self):
-        """The problem's name in the results: its model, and whatever is not
-        the default and may change what a run gives."""
+        """The problem's name in the results: its model, and parameters that
+        are not the default and may change the results."""
         values = self._parameters
         words = [describe(values["model"], self._choices(values))]
         words += [
@@ -150,15 +149,13 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         ----------
         train, val : TokenShards
         target : float or None
-            The loss to reach on this data, in nats per token. None if the
-            data set has none of its own.
+            The dataset's own target loss, in nats per token.
         entropy : float or None
-            What no model can be better than, where it is known.
+            Lower bound of the loss in nats per token, if known.
         repeat : bool
-            Whether training may read the data again.
+            Whether training may read the data more than once.
         bytes_per_token : float or None
-            Mean over the validation tokens of the bytes of text that a token
-            stands for, where it is known.
+            Mean bytes of text per validation token, if known.
         """
         self._target = target if self.target is None else self.target
         if self._target is None:
@@ -187,8 +184,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
 
     @summarized
     def get_objective(self):
-        """What a solver is given: the arguments of
-        ``TrainingSolver.set_objective``."""
+        """Return the arguments of ``TrainingSolver.set_objective``."""
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype, self._flops)
         self._world, reason = choose_world(
@@ -197,12 +193,12 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         self._num_threads, threads = choose_threads(
             self._num_elements // self._world.size
         )
-        # So that a folder that can't be made is found out before training.
+        # If the folder can't be made, this fails before training.
         self._output(self.save_weights, WEIGHTS)
         self._val_loader.shards.check_token_ids(1)
         return dict(problem=Problem(
             model=self.model, val_tokens=self.val_tokens,
-            # A fresh model for each run: what one run trains, no other sees.
+            # Each run gets a fresh model, so runs share no weights.
             make_model=functools.partial(
                 self._make_model, self.get_seed(use_repetition=True),
                 self._machine.device,
@@ -231,14 +227,14 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         return model.to(device)
 
     def evaluate_result(self, eval_weights, report, discard_checkpoints=None):
-        """Evaluate a model, and say all that a report needs.
+        """Evaluate a model, and return the columns of the results.
 
         Parameters
         ----------
         eval_weights : function without arguments, returns a context manager
             Within the context, the model has the weights to evaluate.
         report : dict
-            What the solver says of its run: see ``TrainingSolver.get_result``.
+            The solver's columns: see ``TrainingSolver.get_result``.
         discard_checkpoints : callable
             Not called here.
 
@@ -246,8 +242,8 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         -------
         row : dict
             Numbers and strings. ``value`` is the validation loss in nats per
-            token; a loss that is not finite is inf. ``bits_per_byte`` is the
-            same loss where the bytes of the text are known.
+            token; inf if it is not finite. ``bits_per_byte`` is the same loss
+            where ``bytes_per_token`` is known.
         """
         device, dtype = self._machine.device, self._machine.dtype
         start = time.perf_counter()
@@ -282,12 +278,12 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         return row
 
     def _output(self, is_wanted, name):
-        """A file of this run, beside its results; None if it isn't wanted."""
+        """Return the path of an output of this run, None if not wanted."""
         return self.get_run_output_path() / name if is_wanted else None
 
     def save_final_results(self, eval_weights, report, discard_checkpoints):
-        """Keep the weights that were evaluated last, if asked for; benchopt
-        keeps the curve next."""
+        """Save the weights that were evaluated last, if asked for; benchopt
+        then saves the curve."""
         path = self._output(self.save_weights, WEIGHTS)
         if path and self._world.rank == 0:
             with only_warned("no weights are saved"), eval_weights() as model:
@@ -296,7 +292,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
         discard_checkpoints()
 
     def get_one_result(self):
-        """An untrained model, for benchopt's own tests."""
+        """Return the result of an untrained model, for benchopt's tests."""
         model = self.get_objective()["problem"].make_model()
         return dict(
             eval_weights=lambda: contextlib.nullcontext(model),

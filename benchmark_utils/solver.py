@@ -1,10 +1,11 @@
-"""The base classes of all solvers: a Trainer under benchopt's clock.
+"""Base classes of all solvers: a Trainer under benchopt's clock.
 
-A solver says which optimizer it is (``get_optimizer``); everything that
-another solver must not do differently is here and in the Trainer.
+A solver only builds its optimizer (``get_optimizer``); what must be the same
+for all solvers is here and in the Trainer.
 """
 import contextlib
 import functools
+from typing import Any
 
 import torch
 from benchopt import BaseSolver
@@ -12,8 +13,8 @@ from benchopt import BaseSolver
 from benchmark_utils.console.errors import summarized
 from benchmark_utils.console.progress import Progress, log_once
 from benchmark_utils.distributed.data_parallel import ShardedUpdates
-from benchmark_utils.distributed.workers import on_all_ranks
-from benchmark_utils.distributed.world import ALONE
+from benchmark_utils.distributed.workers import WorkerGroup, on_all_ranks
+from benchmark_utils.distributed.world import ALONE, World
 from benchmark_utils.hardware.compilation import choose_compile, compile_model
 from benchmark_utils.hardware.device import synchronize
 from benchmark_utils.hardware.memory import (
@@ -23,9 +24,9 @@ from benchmark_utils.hardware.memory import (
     release_memory,
 )
 from benchmark_utils.harness.cache_key import Keyed, code_hash, versions
+from benchmark_utils.harness.problem import Problem, RunOptions
 from benchmark_utils.harness.published import PublishedSettings
 from benchmark_utils.harness.resume import Resumable
-from benchmark_utils.harness.validation import CheckedParameters
 from benchmark_utils.optimizers.combined import CombinedOptimizer
 from benchmark_utils.optimizers.groups import describe_groups, rest_groups
 from benchmark_utils.training import signals
@@ -41,17 +42,19 @@ from benchmark_utils.training.trainer import (
     seed_generators,
 )
 
+# Parameters of the model by role.
+Roles = dict[str, list[torch.nn.Parameter]]
 # The solver whose model, gradients and optimizer state are in memory.
-# benchopt keeps every solver of a run alive, and tells none that its run has
-# ended: the next one to start frees what the last one held.
+# benchopt keeps every solver of a command alive, and tells none that its run
+# has ended: each solver that starts frees what the previous one held.
 _holder = None
 
 
-class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
+class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
     """Train a GPT with one optimizer.
 
     A subclass has a ``name``, ``parameters`` and ``get_optimizer``. Its
-    parameters must include those of the horizon and the schedule:
+    parameters must include
 
     - ``num_steps``: the horizon, in optimizer steps;
     - ``warmup_steps``, ``schedule``, ``cooldown``: see
@@ -64,25 +67,29 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     required_parameters = [
         "num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm",
     ]
-    # "orthogonalisation" or "eigenbasis", where the update of each hidden
-    # matrix is that and depends on no other: ranks share it (sharing.py).
-    update_sharding = None
-    # Packages that the solver imports, beyond torch.
-    requirements = []
+    # "orthogonalisation" or "eigenbasis" if that computes the update of each
+    # hidden matrix, independently of the others: each rank then updates a
+    # share of the matrices (distributed/data_parallel.py).
+    update_sharding: str | None = None
+    # Packages that the solver imports in addition to torch.
+    requirements: list[str] = []
     # benchopt's own test trains for a few steps.
     test_config = {"num_steps": 4, "warmup_steps": 1}
 
     # benchopt's tests ask a solver without a problem for its next evaluation.
-    evaluations = ()
-    world, trainer, progress, worker_group = ALONE, None, None, None
+    evaluations: list[int] = []
+    world: World = ALONE
+    trainer: Trainer
+    progress: Progress | None = None
+    worker_group: WorkerGroup | None = None
 
-    def get_optimizer(self, roles):
+    def get_optimizer(self, roles: Roles) -> torch.optim.Optimizer:
         """Build the optimizer: an ordinary one of torch's kind.
 
         Its ``step()`` finds the gradients in the parameters. A method that
-        wants other weights in the forward pass leaves them there after its
-        step; one that wants other weights evaluated has ``eval()``, which
-        writes them into the parameters, and ``train()``.
+        computes gradients at other weights leaves those in the parameters
+        after its step. A method that evaluates other weights has ``eval()``,
+        which writes them into the parameters, and ``train()``.
 
         Parameters
         ----------
@@ -98,13 +105,8 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         raise ValueError(f"{self.name} must define get_optimizer.")
 
     @summarized
-    def set_objective(self, problem, options):
+    def set_objective(self, problem: Problem, options: RunOptions) -> None:
         """Take the problem, and check everything that can be wrong with it.
-
-        Parameters
-        ----------
-        problem : Problem
-        options : RunOptions
 
         Raises
         ------
@@ -123,7 +125,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         # Reads the shards.
         loader.check_horizon(self.num_steps)
         if options.checkpoint_every:
-            # One that comes before the first step counts, too.
+            # A signal before the first step counts too.
             signals.install(signals.EARLY)
         self._make_model, self._options = problem.make_model, options
         self.machine, self.world = problem.machine, problem.world
@@ -139,15 +141,15 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         )
 
     def get_next(self, stop_val):
-        """The next step after which the run is evaluated."""
+        """Return the next step after which the run is evaluated."""
         later = (step for step in self.evaluations if step > stop_val)
         return next(later, stop_val + 1)
 
     @summarized
     @on_all_ranks
     def warm_up(self):
-        """Train throw-away weights, so that what the first steps of a process
-        pay for is not timed."""
+        """Train throw-away weights, so that one-time costs of a process are
+        not timed."""
         self.start()
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
@@ -156,12 +158,11 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
     @on_all_ranks
     def pre_run_hook(self, callback):
         self.start()
-        # Neither compilation of the fresh model nor the first allocation of
-        # its activations is on the clock, nor what is queued on the device.
+        # Compilation of the fresh model, the first allocation of its
+        # activations and what is queued on the device are off the clock.
         loss = self.trainer.accumulate_gradients(*self._first_batch())
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        # Computed as each step computes it: a forward pass without gradients
-        # would be one more graph to compile.
+        # A forward pass without gradients would be another graph to compile.
         self._train_loss = self.world.mean(loss.item())
         synchronize(self.machine.device)
         self._resumable = Resumable(
@@ -176,8 +177,9 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         with (
             self._resumable,
             contextlib.closing(trainer.batches(self.num_steps)) as batches,
-            Progress(self, self._options.log_path) as self.progress,
+            Progress(self, self._options.log_path) as progress,
         ):
+            self.progress = progress
             while True:
                 self._resumable.before_callback()
                 # benchopt reads its clock first thing in the callback, and
@@ -188,11 +190,12 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
                 if not callback() or trainer.step == self.num_steps:
                     break
                 trainer.train_step(*next(batches))
-                self.progress.step()
+                progress.step()
+        assert self.worker_group is not None
         self.worker_group.shutdown()
 
     def get_result(self):
-        """What the objective evaluates, and what the solver reports."""
+        """Return what the objective evaluates, and the solver's report."""
         trainer = self.trainer
         train_loss = trainer.pop_train_loss()
         if train_loss is not None:
@@ -220,7 +223,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         )
 
     def start(self):
-        """Make a Trainer of a fresh model; free what the last run held."""
+        """Free what the last run held, and make a Trainer of a fresh model."""
         global _holder
         if _holder is not None:
             _holder.release()
@@ -261,9 +264,9 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
 
     def release(self):
         """Free model and optimizer."""
-        if self.trainer is not None:
-            self.trainer.close()
-            self.trainer = None
+        trainer = self.__dict__.pop("trainer", None)
+        if trainer is not None:
+            trainer.close()
 
     def _first_batch(self):
         return next(self._loader.batches(self.machine.device, stop_step=1))
@@ -283,7 +286,7 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
         self._compiled = self.world.agree(compiled)
         log_once(f"{'Compiled' if compiled else 'Eager'}: {reason}")
 
-    def cache_key(self):
+    def cache_key(self) -> dict[str, Any]:
         return {
             "code": code_hash(),
             "versions": versions(self.requirements or []),
@@ -293,14 +296,13 @@ class TrainingSolver(PublishedSettings, CheckedParameters, Keyed, BaseSolver):
 class MatrixSolver(TrainingSolver):
     """A method for the hidden matrices; AdamW takes the other parameters.
 
-    Its ``get_optimizer`` ends in ``with_adamw``.
-    Its parameters include ``aux_learning_rate``, ``aux_beta1``, ``aux_beta2``
-    and ``aux_weight_decay``, those of AdamW. Every such solver also takes
+    Its ``get_optimizer`` returns ``with_adamw(...)``. Its parameters include
+    those of AdamW: ``aux_learning_rate``, ``aux_beta1``, ``aux_beta2`` and
+    ``aux_weight_decay``. Every such solver also takes
 
     - ``aux_eps``: None is 1e-8;
-    - ``embedding_learning_rate``, ``head_learning_rate``,
-      ``gain_learning_rate``: None is ``aux_learning_rate``. The last one is
-      of gains and biases;
+    - ``embedding_learning_rate``, ``head_learning_rate``, and for gains and
+      biases ``gain_learning_rate``: None is ``aux_learning_rate``;
     - ``gain_weight_decay``: None is 0.
     """
 
@@ -309,8 +311,10 @@ class MatrixSolver(TrainingSolver):
         "gain_learning_rate", "gain_weight_decay",
     )
 
-    def with_adamw(self, optimizer, roles, **own):
-        """Add AdamW for all that an optimizer of the hidden matrices leaves.
+    def with_adamw(
+        self, optimizer: torch.optim.Optimizer, roles: Roles, **own: float
+    ) -> CombinedOptimizer:
+        """Add AdamW for all parameters but the hidden matrices.
 
         Parameters
         ----------
@@ -318,12 +322,8 @@ class MatrixSolver(TrainingSolver):
             It holds ``roles["hidden_matrices"]``.
         roles : dict of str to list of nn.Parameter
         **own : float
-            What ``learning_rate``, ``beta1``, ``beta2``, ``eps`` or
-            ``weight_decay`` are without an ``aux_`` parameter of the name.
-
-        Returns
-        -------
-        optimizer : CombinedOptimizer
+            Values of ``learning_rate``, ``beta1``, ``beta2``, ``eps`` or
+            ``weight_decay`` where there is no ``aux_`` parameter of the name.
         """
         own = {"eps": 1e-8} | own
 

@@ -55,7 +55,9 @@ class Solver(MatrixSolver):
 
     @classmethod
     def check_parameters(cls, values):
-        return adamw().check_parameters(values)
+        return values | adamw().check_parameters(
+            {name: v for name, v in values.items() if name != "selected"}
+        )
 
     def skip(self, **objective):
         return True, "the former name of AdamW, which runs"

@@ -1,5 +1,7 @@
-"""A problem that can't be run is refused before any training, by one error
-that names the parameter and says what to do."""
+"""Problems that can't be run, and runs that fail: one sentence each.
+
+tests/test_parameters.py has the sentences about single values.
+"""
 import re
 
 import numpy as np
@@ -11,7 +13,7 @@ from benchopt.utils.run_context import RunContext
 from safetensors.torch import save_file
 
 from benchmark_utils.console.errors import UserError
-from benchmark_utils.data.shards import TokenShards, write_shard
+from benchmark_utils.data.shards import write_shard
 from benchmark_utils.models.named import make_model
 from benchmark_utils.report import __main__ as report
 from benchmark_utils.solver import TrainingSolver
@@ -50,88 +52,6 @@ def refused(bench, monkeypatch):
     return refused
 
 
-@pytest.fixture
-def no_data(monkeypatch):
-    """Nothing is read or written of any data."""
-    def touched(*_):
-        raise AssertionError("data were touched")
-
-    monkeypatch.setattr(TokenShards, "__init__", touched)
-
-
-# ------------------------------------------------------ one value, or several
-
-@pytest.mark.parametrize("parameters, message", [
-    ({"target": 0}, "target=0 must be a number above 0"),
-    ({"target": "low"}, "target='low' must be a number above 0"),
-    ({"target": float("inf")}, "target=inf must be a finite number above 0"),
-    ({"sequence_length": 64},
-     "sequence_length=64 is longer than the model's context_length=32"),
-    ({"val_tokens": 1000},
-     "val_tokens=1000 must be a multiple of sequence_length=32"),
-    ({"val_tokens": 0}, "val_tokens=0 must be a whole number, at least 1"),
-    ({"n_embd": 0}, "n_embd=0 must be a whole number, at least 1"),
-    ({"n_layer": True}, "n_layer=True must be a whole number"),
-    ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
-    ({"eval_every": 0}, "eval_every=0 must .* at least 1, or 'auto'"),
-    ({"eval_every": "often"}, "eval_every='often' must be .* or 'auto'"),
-    ({"n_head": 3}, "n_embd=32 must be a multiple of n_head=3"),
-    ({"dtype": "float16"}, "dtype='float16' must be one of .*'bfloat16'"),
-    ({"device": "gpu"}, "device='gpu' must be auto, cpu, mps or cuda"),
-    ({"device": "cuda:one"}, "device='cuda:one' must be auto, cpu, mps or"),
-    ({"checkpoint_every": "often"},
-     "checkpoint_every='often' must be .* minutes such as '5min'"),
-    ({"log": "xml"}, "log='xml' must be 'csv' or None"),
-    ({"stop_at_target": "perhaps"},
-     "stop_at_target='perhaps' must be True or False"),
-    ({"compile": "maybe"}, "compile='maybe' must be True or False, or 'auto'"),
-])
-def test_objective(refused, no_data, parameters, message):
-    assert re.match(f"nanoGPT: {message}", refused(objective=parameters))
-
-
-@pytest.mark.parametrize("parameters, message", [
-    ({"num_steps": 0}, "num_steps=0 must be a whole number, at least 1"),
-    ({"num_steps": 10.5}, "num_steps=10.5 must be a whole number"),
-    ({"num_steps": True}, "num_steps=True must be a whole number"),
-    ({"warmup_steps": 11},
-     "warmup_steps=11 is longer than the horizon, num_steps=10"),
-    ({"warmup_steps": 0.1}, "warmup_steps=0.1 must be a whole number"),
-    ({"schedule": "cos"}, "schedule='cos' must be one of .* 'cosine'"),
-    ({"cooldown": 2}, "cooldown=2 must be a number from 0 to 1"),
-    ({"cooldown": "x"}, "cooldown='x' must be a number from 0 to 1"),
-    ({"max_grad_norm": -1}, "max_grad_norm=-1 must be .* at least 0"),
-    ({"max_grad_norm": float("nan")}, "max_grad_norm=nan must be a finite"),
-    ({"weight_decay": -0.1}, "weight_decay=-0.1 must .* at least 0"),
-    ({"learning_rate": -1e-3}, "learning_rate=-0.001 must .* at least 0"),
-    ({"learning_rate": "high"}, "learning_rate='high' must be a number"),
-    ({"learning_rate": "nan"}, "learning_rate='nan' must be a finite number"),
-    ({"learning_rate": "inf"}, "learning_rate='inf' must be a finite number"),
-    ({"learning_rate": True}, "learning_rate=True must be a number"),
-    ({"learning_rate": None}, "learning_rate=None must be a number"),
-    ({"beta1": 1.0}, "beta1=1.0 must be a number from 0 to below 1"),
-])
-def test_solver(refused, no_data, parameters, message):
-    assert re.match(f"AdamW: {message}", refused(solver=parameters))
-
-
-@pytest.mark.parametrize("parameters, message", [
-    ({"train_tokens": 0.5}, "train_tokens=0.5 must be a whole number"),
-    ({"num_successors": -1}, "num_successors=-1 must .* at least 1"),
-    ({"num_successors": 255}, "num_successors=255 is more than the words of "
-                              "vocab_size=256"),
-    ({"vocab_size": 70_000}, "vocab_size=70000 must .* from 3 to 65536"),
-    ({"min_length": 7, "max_length": 6}, "min_length=7 is more than "),
-    ({"margin": "small"}, "margin='small' must be a number, at least 0"),
-    ({"repeat": "never"}, "repeat='never' must be True or False"),
-    ({"repeat": 1}, "repeat=1 must be True or False"),
-])
-def test_dataset(refused, no_data, parameters, message):
-    assert re.match(f"Simulated: {message}", refused(dataset=parameters))
-
-
-# ----------------------------------------- what only the data or the model say
-
 @pytest.mark.parametrize("parameters, parts", [
     ({"target": 0.5}, ["target=0.5", "entropy", "1.03"]),
     ({"val_tokens": 32_000}, ["val_tokens=32000", "simulated_val_000000.bin",
@@ -152,6 +72,7 @@ def test_objective_and_data(refused, parameters, parts):
     (lambda w: w.update({"final_norm.bias": torch.zeros(3)}),
      "final_norm.bias: [3] instead of [32]"),
     (None, "There is no file"),
+    ("no weights", "can't be read"),
 ])
 def test_weights_of_another_model(
         refused, monkeypatch, tmp_path, change, message):
@@ -159,20 +80,15 @@ def test_weights_of_another_model(
     weights = make_model(
         "gpt2", 256, n_layer=2, n_head=2, n_embd=32, context_length=32
     ).state_dict()
-    if change:
+    if isinstance(change, str):
+        path.write_text(change)
+    elif change:
         change(weights)
         save_file(weights, path)
     # Before a solver is set up, let alone compiled.
     monkeypatch.setattr(TrainingSolver, "set_objective", None)
     found = refused(objective={"initial_weights": str(path)})
     assert message in found and str(path) in found
-
-
-def test_weights_that_are_no_weights(refused, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    path.write_text("no weights")
-    found = refused(objective={"initial_weights": str(path)})
-    assert f"{path} can't be read" in found
 
 
 def test_horizon_and_data(refused):
@@ -225,52 +141,37 @@ def command(capfd, tmp_path, monkeypatch):
     return command
 
 
-def test_a_wrong_value_is_one_line_and_nothing_is_done(command, tmp_path):
-    """Although another solver's turn would come first."""
-    code, output = command(
-        "-s", "Adam[num_steps=60,warmup_steps=5]",
-        "-s", "Shampoo[learning_rate=-1e-3]",
-    )
-    assert code == 1
-    assert output.splitlines()[-1] == (
-        "Error: Shampoo: learning_rate=-0.001 must be a number, at least 0."
-    )
-    assert len(list(filter(None, output.splitlines()))) <= 3
-    assert not (tmp_path / "data").exists()
-
-
-@pytest.mark.parametrize("arguments, sentence", [
-    (["-d", "Simulated", "-d", "FineWeb[corpus=fineweb-edu,"
-      "num_train_shards=103]"], "FineWeb: num_train_shards=103 is more than "),
-    (["-d", "Simulated", "-d", "Text[path=/nowhere]"],
-     "Text: path=/nowhere matches no files. "),
-    (["-o", "nanoGPT[initial_weights=[None,'/nowhere/a.safetensors']]"],
-     "nanoGPT: initial_weights: there is no file /nowhere/a.safetensors. "),
+@pytest.mark.parametrize("arguments, sentence, is_early", [
+    # Although another component's turn would come first.
+    (["-s", "Adam[num_steps=60,warmup_steps=5]",
+      "-s", "Shampoo[learning_rate=-1e-3]"],
+     "Shampoo: learning_rate=-0.001 must be a number, at least 0.", True),
     (["-s", "SGD", "-s", "AdamW[learning_rate=[]]"],
-     "AdamW: learning_rate=[] has no values: give at least one."),
-    (["-s", "SGD", "-s", "pytorch-optimizer[options={betas:x}]"],
-     "pytorch-optimizer: betas='x' must be 3 values, as in its default "),
+     "AdamW: learning_rate=[] has no values: give at least one.", True),
+    (["-d", "Simulated", "-d", "Text[path=/nowhere]"],
+     "Text: path=/nowhere matches no files. ", True),
+    (["-o", "nanoGPT"], "A step of 512 x 1024 ", False),
 ])
-def test_what_comes_second_is_refused_before_the_first_is_run(
-        command, tmp_path, arguments, sentence):
+def test_a_refusal_is_one_line(
+        command, tmp_path, arguments, sentence, is_early):
     code, output = command(*arguments)
     assert code == 1 and "Traceback" not in output
-    assert output.splitlines()[-1].startswith(f"Error: {sentence}")
-    assert not (tmp_path / "data").exists()
+    *before, last = filter(None, output.splitlines())
+    assert last.startswith(f"Error: {sentence}")
+    if is_early:
+        assert len(before) <= 2 and not (tmp_path / "data").exists()
 
 
-def test_data_that_do_not_fit_are_one_line(command):
-    code, output = command("-o", "nanoGPT")
-    assert code == 1 and "Traceback" not in output
-    assert output.splitlines()[-1].startswith("Error: A step of 512 x 1024 ")
-
-
-def test_a_debugger_gets_the_error_itself(command, monkeypatch):
+@pytest.mark.parametrize("solver, frame", [
+    ("Adam[learning_rate=-1]", "check_parameters"),
+    ("Adam[num_steps=1000000]", "check_horizon"),
+])
+def test_a_debugger_gets_the_error_itself(command, monkeypatch, solver, frame):
     monkeypatch.setenv("BENCHOPT_DEBUG", "1")
-    with pytest.raises(ValueError, match="learning_rate=-1 must") as error:
-        command("-s", "Adam[learning_rate=-1]")
+    with pytest.raises(ValueError) as error:
+        command("-s", solver)
     assert not isinstance(error.value, UserError)
-    assert "check_parameters" in [frame.name for frame in error.traceback]
+    assert frame in [frame.name for frame in error.traceback]
 
 
 def test_strict_commands_fail(command, monkeypatch):
@@ -280,11 +181,11 @@ def test_strict_commands_fail(command, monkeypatch):
     assert "Error: 1000000 steps" in output.splitlines()[-1]
 
 
-@pytest.mark.parametrize("jobs", ["", " -j 2"])
-def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
+@pytest.mark.slow
+def test_the_last_words_are_of_the_runs_that_failed(tmp_path):
     clone = Clone(tmp_path / "clone")
     output = clone.run(
-        f"benchopt run . --config configs/smoke.yml --no-plot{jobs} -r 2 "
+        "benchopt run . --config configs/smoke.yml --no-plot -j 2 -r 2 "
         "-s Adam[num_steps=1000000] -s SGD[num_steps=10,warmup_steps=2]"
     )
     first, last = output.split("\nRuns that need attention:\n")
@@ -297,50 +198,32 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path, jobs):
     assert read_results(path).solver_name.str.startswith("SGD").all()
 
 
-def test_a_device_that_is_not_there_is_a_sentence_for_each_run(tmp_path):
+def test_a_device_that_is_not_there_is_a_sentence_for_each_run(command, notes):
     if torch.cuda.is_available():
         pytest.skip("it is there")
-    clone = Clone(tmp_path / "clone")
-    output = clone.run(
-        "benchopt run . --config configs/smoke.yml --no-plot "
-        "-o nanoGPT[device=cuda,batch_size=8,sequence_length=32,"
-        "val_tokens=1024] -s SGD[num_steps=5,warmup_steps=0] "
-        "-s AdamW[num_steps=5,warmup_steps=0]", returncode=1,
+    code, output = command(
+        "-o", "nanoGPT[device=cuda,batch_size=8,sequence_length=32,"
+        "val_tokens=1024]", "-s", "SGD[num_steps=5,warmup_steps=0]",
+        "-s", "AdamW[num_steps=5,warmup_steps=0]",
     )
-    first, last = output.split("\nRuns that need attention:\n")
-    assert first.count("UserError: device='cuda' can't be used: ") == 2
-    name, sentence = last.splitlines()
+    assert code == 1
+    assert output.count("UserError: device='cuda' can't be used: ") == 2
+    name, sentence = notes.read_text().splitlines()[:2]
     assert name.startswith("nanoGPT[gpt2,")
     assert sentence.startswith("  failed: device='cuda' can't be used: ")
 
 
-def test_a_debugger_gets_the_frames(tmp_path):
-    clone = Clone(tmp_path / "clone")
-    output = clone.run(
-        "benchopt run . --config configs/smoke.yml --no-plot "
-        "-s Adam[num_steps=1000000]", returncode=1, tracebacks=True,
-        BENCHOPT_DEBUG="1",
+@pytest.mark.slow
+def test_an_unreadable_parameter_is_one_sentence(tmp_path):
+    """tests/test_parameters.py has the sentences."""
+    output = Clone(tmp_path / "clone").run(
+        "benchopt run . --config configs/smoke.yml -s AdamW[learning_rat=1]",
+        returncode=1,
     )
-    assert "in check_horizon" in output
-
-
-@pytest.mark.parametrize("arguments, sentence", [
-    ("-s AdamW[learning_rat=1]",
-     "AdamW has no parameter 'learning_rat'. Do you mean learning_rate?"),
-    ("-o nanoGPT[devise=cpu]",
-     "nanoGPT has no parameter 'devise'. Do you mean device?"),
-    ("-o nanoGPT[checkpoint_every=5min]",
-     "benchopt can't read [checkpoint_every=5min]. It takes names with "),
-    ("-s SGD[num_steps=20,2]", "benchopt can't read [num_steps=20,2]. "),
-    ("-s SGD[num_steps=20", "benchopt can't read SGD[num_steps=20 (missing "),
-])
-def test_an_unreadable_parameter_is_one_sentence(
-        tmp_path, arguments, sentence):
-    clone = Clone(tmp_path / "clone")
-    output = clone.run(
-        f"benchopt run . --config configs/smoke.yml {arguments}", returncode=1
+    assert output.splitlines()[-1] == (
+        "Error: AdamW has no parameter 'learning_rat'. Do you mean "
+        "learning_rate?"
     )
-    assert f"Error: {sentence}" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -368,16 +251,6 @@ def mine(tmp_path):
     return mine
 
 
-def test_a_rate_of_ones_own_by_its_short_name_has_a_range(command, mine):
-    code, output = command(
-        "-s", mine('"num_steps": [10], ', '"num_steps": [10], "lr": [-1], ')
-    )
-    assert code == 1
-    assert output.splitlines()[-1] == (
-        "Error: Mine: lr=-1 must be a number, at least 0."
-    )
-
-
 @pytest.mark.parametrize("old, new, sentence", [
     ('name = "Mine"', 'name = "Mine"; learning_rate = 0.3',
      "Mine has learning_rate twice, as a parameter and as an attribute of its "
@@ -385,7 +258,9 @@ def test_a_rate_of_ones_own_by_its_short_name_has_a_range(command, mine):
     ('"num_steps": [10], ', "",
      "Mine lacks num_steps. Add to its parameters what every one has: "
      "num_steps, warmup_steps, schedule, cooldown, max_grad_norm."),
-], ids=["attribute", "missing"])
+    ('"num_steps": [10], ', '"num_steps": [10], "lr": [-1], ',
+     "Mine: lr=-1 must be a number, at least 0."),
+], ids=["attribute", "missing", "short name"])
 def test_a_solver_without_sound_parameters(
         command, mine, old, new, sentence):
     code, output = command("-s", mine(old, new))
@@ -396,76 +271,67 @@ def test_a_solver_without_sound_parameters(
 @pytest.mark.parametrize("old, new, sentence", [
     ("torch.optim.SGD(parameters, lr=self.learning_rate)",
      "torch.optim.LBFGS(parameters)",
-     "failed: LBFGS.step asks for closure. It is called without arguments"),
+     "LBFGS.step asks for closure. It is called without arguments"),
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)",
      "return torch.optim.lr_scheduler.ConstantLR("
      "torch.optim.SGD(parameters, lr=0.1))",
-     "failed: ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
+     "ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)", "pass",
-     "failed: NoneType is no torch.optim.Optimizer, which get_optimizer"),
+     "NoneType is no torch.optim.Optimizer, which get_optimizer"),
     ("def get_optimizer", "def make_optimizer",
-     "failed: Mine must define get_optimizer."),
-], ids=["closure", "scheduler", "nothing", "no method"])
-def test_a_solver_without_a_usable_optimizer(
+     "Mine must define get_optimizer."),
+    ("parameters = [", '{}["lr"]; parameters = [', "KeyError: 'lr'"),
+    ("parameters = [", "import not_there; parameters = [",
+     "ModuleNotFoundError: No module named"),
+    ("parameters = [", 'open("/not/there"); parameters = [',
+     "FileNotFoundError: [Errno 2] No such"),
+    ("parameters = [", "assert not roles; parameters = [", "AssertionError"),
+], ids=["closure", "scheduler", "nothing", "no method", "key", "module",
+        "file", "assertion"])
+def test_a_solver_that_fails_says_why(
         command, mine, notes, old, new, sentence):
     code, output = command("-s", mine(old, new))
     assert code == 1
-    assert "UserError: " + sentence.removeprefix("failed: ") in output
-    assert sentence in notes.read_text()
-
-
-@pytest.mark.parametrize("line, sentence", [
-    ('{}["lr"]', "failed: KeyError: 'lr'"),
-    ("import not_there", "failed: ModuleNotFoundError: No module named"),
-    ('open("/not/there")', "failed: FileNotFoundError: [Errno 2] No such"),
-    ("assert not roles", "failed: AssertionError"),
-], ids=["key", "module", "file", "assertion"])
-def test_an_error_that_is_not_ours_is_said_with_its_kind(
-        command, mine, notes, line, sentence):
-    code, output = command("-s", mine("parameters = [", f"{line}\n"
-                                      "        parameters = ["))
-    assert code == 1 and sentence.removeprefix("failed: ") in output
-    assert notes.read_text().splitlines()[1].strip().startswith(sentence)
+    ours = "Error: " not in sentence and "AssertionError" not in sentence
+    assert "UserError: " * ours + sentence in output
+    line = notes.read_text().splitlines()[1].strip()
+    assert line.startswith(f"failed: {sentence}")
 
 
 # --------------------------------------------- runs that end, and not well
 
-def test_a_run_that_trains_nothing_says_so(run, capsys, notes):
-    frame = run({"SGD": {"learning_rate": 0.0}, "Adam": {}})
-    sgd = frame[frame.solver_name.str.startswith("SGD")]
-    adam = frame[frame.solver_name.str.startswith("AdamW")]
-    assert (sgd.weights_moved == 0).all()
-    assert adam.weights_moved.tolist() == [0] + [1] * (len(adam) - 1)
-    warning = "trains nothing: no weight has changed"
-    assert f"WARNING: SGD {warning}" in capsys.readouterr().out
-    noted = notes.read_text()
-    assert noted.count(warning) == 1 and noted.startswith("SGD[")
+def test_a_run_that_went_wrong_says_so(run, capsys, notes):
+    """It trains nothing, ends above its beginning, or diverges: one warning
+    each, and none for a sound run."""
+    frame = run({
+        "SGD": {"learning_rate": [0.0, 100.0]}, "Adam": {},
+        "NAdam": {"learning_rate": 1e30, "max_grad_norm": 0},
+    })
+    nothing, above, sound, diverged = (
+        rows for _, rows in frame.groupby("solver_name", sort=False)
+    )
+    assert (nothing.weights_moved == 0).all()
+    assert sound.weights_moved.tolist() == [0] + [1] * (len(sound) - 1)
+    assert above.value.iloc[-1] > above.value.iloc[0]
+    assert len(diverged)
+    output, noted = capsys.readouterr().out, notes.read_text()
+    for warning in [
+        "SGD trains nothing: no weight has changed",
+        f"SGD ends at a loss of {above.value.iloc[-1]:.4g}, above the "
+        f"{above.value.iloc[0]:.4g} of step 0",
+        "NAdam diverged: at step 5 of 10 its loss is not finite",
+    ]:
+        name, _, sentence = warning.partition(" ")
+        assert output.count(f"WARNING: {warning}") == 1
+        assert noted.count(sentence) == 1
+        assert re.search(rf"{name}\[.*\n  {re.escape(sentence)}", noted)
+    assert "AdamW" not in noted
 
 
 @pytest.mark.parametrize("name", ["AdamH", "MuonH"])
 def test_weights_that_keep_their_norm_have_moved(run, name):
     frame = run({name: {"num_steps": 1, "warmup_steps": 0}})
     assert frame.weights_moved.tolist() == [0, 1]
-
-
-def test_a_diverged_run_says_so(run, capsys, notes):
-    run({"SGD": {"learning_rate": 1e6, "max_grad_norm": 0}})
-    warning = r"SGD diverged: at step \d+ of 10 its loss is not finite"
-    assert re.search(f"WARNING: {warning}", capsys.readouterr().out)
-    assert "diverged: at step" in notes.read_text()
-
-
-def test_a_run_that_ends_above_its_beginning_says_so(run, capsys, notes):
-    frame = run({"SGD": {"learning_rate": 100.0}, "Adam": {}})
-    sgd = frame[frame.solver_name.str.startswith("SGD")].value
-    warning = (
-        f"ends at a loss of {sgd.iloc[-1]:.4g}, above the {sgd.iloc[0]:.4g} "
-        "of step 0"
-    )
-    assert sgd.iloc[-1] > sgd.iloc[0]
-    assert f"WARNING: SGD {warning}" in capsys.readouterr().out
-    noted = notes.read_text()
-    assert noted.count("above the") == 1 and warning in noted
 
 
 def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
@@ -488,6 +354,7 @@ def test_weights_that_stay_are_said_with_a_target_of_no_training_too(
     assert "needed no training" in printed and "no weight" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["-j 2", "--output ../elsewhere/mine"])
 def test_runs_from_the_cache_say_what_they_said(tmp_path, options):
     clone = Clone(tmp_path / "clone")

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from benchopt.results import read_results
 
 from conftest import ROOT
 from docs import Clone
 
 
+@pytest.mark.slow
 def test_benchopt_test_passes():
     # benchopt runs the first pytest of the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -22,6 +24,7 @@ def test_benchopt_test_passes():
     assert " passed" in process.stdout
 
 
+@pytest.mark.slow
 def test_editing_shared_code_never_serves_stale_results(tmp_path):
     clone = Clone(tmp_path / "clone")
 

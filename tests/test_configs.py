@@ -46,6 +46,7 @@ def test_every_component_and_parameter_exists(path, bench):
         assert check(config[key])
 
 
+@pytest.mark.slow
 def test_smoke_reaches_its_target_on_each_model(run_config):
     text = (ROOT / "configs" / "smoke_models.yml").read_text()
     rows = run_config(text)
@@ -65,6 +66,7 @@ def test_there_is_a_problem_for_each_small_model():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PROBLEMS, ids=lambda path: path.stem)
 def test_a_problem_trains_its_three_solvers(path, run_config):
     pytest.importorskip("pytorch_optimizer")

@@ -1,5 +1,6 @@
 """At the edges of their hyper-parameters, methods are simpler methods."""
 import math
+import operator
 
 import pytest
 import torch
@@ -75,11 +76,9 @@ def test_reduces_to_the_simpler_method(toy, first, second):
 def test_sgd_without_momentum_is_gradient_descent(toy):
     sgd = toy("SGD", momentum=0.0).run(3)
     expected = [
-        w - 0.01 * sum(f * g for f, g in zip(FACTORS, gradients, strict=True))
-        for w, gradients in zip(
-            sgd.initial, zip(
-                *(sgd.gradients(t) for t in range(3)), strict=True
-            ), strict=False
+        w - 0.01 * sum(map(operator.mul, FACTORS, gradients))
+        for w, *gradients in zip(
+            sgd.initial, *map(sgd.gradients, range(3)), strict=True
         )
     ]
     assert distance(sgd.weights(), expected) < 1e-14

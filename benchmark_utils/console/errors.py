@@ -1,9 +1,8 @@
-"""Errors that are read without scrolling.
+"""One-line errors for user mistakes.
 
-An error of the user's, a ``ValueError`` or ``OSError`` that the benchmark
-itself raises, is one sentence that says all; its traceback is shown where
-somebody debugs (``BENCHOPT_DEBUG=1`` or ``--pdb``). What a run failed with is
-among the command's last words, too.
+A ``ValueError`` or ``OSError`` that the benchmark itself raises is printed as
+one sentence, with a traceback only for debugging (``BENCHOPT_DEBUG=1`` or
+``--pdb``). The summary at the end of a command repeats why a run failed.
 """
 import difflib
 import functools
@@ -25,18 +24,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class UserError(click.ClickException, ValueError, OSError):
-    """A sentence for the user. benchopt's command line, which is click's,
-    prints it alone; to Python code it is the error that it stands for."""
+    """An error that benchopt's command line, which uses click, prints as one
+    sentence, and that Python code catches as ``ValueError`` or ``OSError``."""
 
     def show(self, file=None):
-        # benchopt's "Loading ..." may have left its line open.
+        # benchopt's "Loading ..." may have no end of line yet.
         print(flush=True)
         super().show(file)
 
 
 def readable(method):
-    """Decorator of a component's method: errors of the user's that leave it
-    are a ``UserError``, and have no traceback but the caller's."""
+    """Decorate a component's method to raise user mistakes as ``UserError``,
+    without the frames below the method."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         open_summary()
@@ -55,8 +54,8 @@ def readable(method):
 
 
 def summarized(method):
-    """Decorator of a method that a run calls: ``readable``, and whatever it
-    fails with is said again when the command ends."""
+    """Decorate a method of a run: ``readable``, and any error is repeated in
+    the summary at the end of the command."""
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         try:
@@ -72,8 +71,8 @@ def summarized(method):
 
 
 def missing_operation(error):
-    """A sentence about an operation that torch does not have on Apple's GPUs;
-    None if the error is another one."""
+    """Explain torch's error about an operation that Apple's GPUs lack; None
+    for any other error."""
     found = re.search(
         "operator '([^']+)' is not currently implemented for the MPS device",
         str(error),
@@ -86,8 +85,8 @@ def missing_operation(error):
 
 
 def describe(error):
-    """An error in words: those of the benchmark's own errors say all, any
-    other's follow its kind, such as ``KeyError: 'lr'``."""
+    """Return an error's message, preceded by its type unless the benchmark
+    itself raised it: ``KeyError: 'lr'``."""
     if isinstance(error, (ValueError, OSError)) and is_ours(error):
         return str(error)
     return "".join(traceback.format_exception_only(error)).strip()
@@ -102,8 +101,8 @@ def is_debugging(component):
 
 
 def show_frames(wanted):
-    """Whether tracebacks have frames: benchopt prints the traceback of
-    whatever ends a run, and the frames of a ``UserError`` say nothing."""
+    """Show or hide the frames of tracebacks: benchopt prints the traceback of
+    any error that ends a run, and a ``UserError`` needs no frames."""
     if wanted:
         vars(sys).pop("tracebacklimit", None)
     else:
@@ -111,9 +110,9 @@ def show_frames(wanted):
 
 
 def explain_command():
-    """Have one sentence printed where a command ends because benchopt can't
-    read the name or the parameters of a component: it finds that out before
-    it calls anything of the benchmark."""
+    """Print one sentence where a command ends because benchopt can't read the
+    name or the parameters of a component. Only ``sys.excepthook`` can: no
+    code of the benchmark is running then."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_error
 
@@ -126,8 +125,8 @@ def _print_error(kind, error, trace):
 
 
 def unreadable(error):
-    """A sentence about benchopt's error of a component that it can't read or
-    a parameter that there isn't; None if the error is another one."""
+    """Rewrite benchopt's error about a component that it can't read, or about
+    an unknown parameter, as one sentence; None for any other error."""
     text = str(error)
     if found := re.match(r"Unknown parameter (.*) for \w+ (.*)\.\n", text):
         return misspelt(*found.groups(), re.findall("^- (.*)$", text, re.M))
@@ -146,7 +145,7 @@ def unreadable(error):
 
 
 def misspelt(unknown, component, names):
-    """A sentence about parameters that a component doesn't have, quoted."""
+    """Name the parameters, quoted, that a component does not have."""
     close = [
         name for word in re.findall("'(.*?)'", unknown)
         for name in difflib.get_close_matches(word, names, 1)
@@ -158,7 +157,7 @@ def misspelt(unknown, component, names):
 
 
 def is_ours(error):
-    """Whether the benchmark's code raised it, not a library that it uses."""
+    """Whether the benchmark's own code, not a library, raised the error."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename).resolve()
     return ROOT in file.parents and "site-packages" not in file.parts

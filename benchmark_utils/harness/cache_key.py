@@ -1,31 +1,30 @@
-"""The rest of the key of a cached run: what its results depend on beside its
-components' files.
+"""Extra inputs to benchopt's cache key.
 
-benchopt's key of a cached run has the files of objective, dataset and solver
-and their parameters, but neither the code they share, nor the versions of the
-packages they use, nor the data.
+benchopt's own key has the files of objective, dataset and solver and their
+parameters, but not the shared code, the versions of packages, or the data.
 """
 import functools
 import hashlib
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
 class Keyed:
-    """Mixin of a benchopt component whose results depend on more than its
-    file and its parameters: on what ``cache_key`` returns.
+    """Mixin of a benchopt component that adds ``cache_key`` to the key.
 
-    The state of a component, as pickle sees it, is the only way into
-    benchopt's key. It is never restored: a component is rebuilt from its file
-    and its parameters.
+    A component's state, as pickle sees it, is the only way into benchopt's
+    key. It is never restored: a component is rebuilt from its file and its
+    parameters.
     """
 
-    def cache_key(self):
-        """The rest that results depend on: numbers and strings, in dicts,
-        lists and tuples."""
+    def cache_key(self) -> Any:
+        """Return what results depend on in addition: numbers and strings, in
+        dicts, lists and tuples."""
         raise NotImplementedError
 
     def _get_state(self):
@@ -36,11 +35,12 @@ class Keyed:
 
 
 class KeyedFiles(Keyed):
-    """Mixin of a component that reads files which parameters name: a file
-    that is replaced by another is another problem."""
+    """Mixin of a component that reads files which parameters name, and whose
+    results change with these files."""
 
-    # Names of parameters; the value None is no file.
-    file_parameters = ()
+    # Names of parameters, whose value may be None.
+    file_parameters: Sequence[str] = ()
+    _parameters: dict[str, Any]
 
     @classmethod
     def check_there(cls, values):
@@ -60,8 +60,7 @@ class KeyedFiles(Keyed):
 
 
 def _stamp(path):
-    """Size in bytes and time of the last change of a file; None without one.
-    """
+    """Return a file's size in bytes and time of last change, or None."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -71,7 +70,7 @@ def _stamp(path):
 
 @functools.cache
 def code_hash():
-    """SHA-256 of the shared code, as it was when first asked for."""
+    """Return the SHA-256 of the shared code at the first call."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -81,23 +80,13 @@ def code_hash():
 
 
 def versions(requirements):
-    """Versions of torch, build included, and of what a solver requires.
-
-    Parameters
-    ----------
-    requirements : list of str
-        As benchopt takes them: "pip::package~=1.0".
-
-    Returns
-    -------
-    versions : list of (name, version)
-        The version of a package that is not installed is None.
-    """
+    """Return (name, version) of torch, with its build, and of requirements,
+    such as "pip::package~=1.0". The version is None if not installed."""
     names = (
         re.split("[<>=~!@;[ ]", requirement.split("::")[-1])[0]
         for requirement in requirements
     )
-    # The distribution's version of torch lacks the build: "+cu130".
+    # The installed distribution's version lacks the build, such as "+cu130".
     return [("torch", torch.__version__)] + [
         (name, installed_version(name)) for name in names
     ]
@@ -105,7 +94,7 @@ def versions(requirements):
 
 @functools.cache
 def installed_version(package):
-    """The version of an installed distribution, None if there is none."""
+    """Return the version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

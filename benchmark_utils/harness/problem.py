@@ -1,4 +1,4 @@
-"""The two halves of what the objective hands to a solver."""
+"""Arguments of ``TrainingSolver.set_objective``, from the objective."""
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 from benchmark_utils.data.loader import BatchLoader
 from benchmark_utils.distributed.world import ALONE, World
 from benchmark_utils.hardware.selection import Machine
+from benchmark_utils.models.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a solver trains, and on what: the same for all solvers.
+    """The problem that every solver receives.
 
     Attributes
     ----------
     model : str
-        The name of the model: a key of ``models.named.MODELS``.
+        A key of ``models.named.MODELS``.
     make_model : function without arguments
-        It returns a fresh model on the device.
+        Returns a fresh model on the device.
     train_loader : BatchLoader
         The training batches of this rank.
     val_tokens : int
@@ -25,13 +26,13 @@ class Problem:
     machine : Machine
         Device and precision.
     world : World
-        The ranks that share the training: not connected yet.
+        The ranks that share the training, not yet connected.
     description : str
-        A sentence to print: what computes, and why.
+        Hardware, ranks and threads, with the reasons, to print.
     """
 
     model: str
-    make_model: Callable
+    make_model: Callable[[], Transformer]
     train_loader: BatchLoader
     val_tokens: int
     machine: Machine
@@ -41,7 +42,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out; its losses don't depend on it, but for
+    """Options that change how a run is computed, but its losses only by
     rounding.
 
     Attributes
@@ -50,13 +51,13 @@ class RunOptions:
         Steps between evaluations: see
         ``training.schedules.choose_eval_every``.
     micro_batch_size : int or "auto"
-        Rows of one forward-backward pass.
+        Sequences per forward-backward pass.
     compile : bool or "auto"
     checkpoint_every : int, "auto" or str
     resume : bool
-        See ``resume.Resumable``.
+        See ``harness.resume.Resumable``.
     log_path : Path or None
-        See ``progress.Progress``.
+        See ``console.progress.Progress``.
     """
 
     eval_every: int | str = "auto"

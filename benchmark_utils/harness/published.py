@@ -1,34 +1,43 @@
-"""Published settings: what a method was run with on one model, and by whom.
+"""Published settings: a method's parameters on one model, with their source.
 
-A solver lists them by the full-size model that they were chosen for, each row
-with its source::
+A solver lists them by the full-size model that they were chosen for::
 
     published = {"rotary": {"source": "...", "learning_rate": 1.8e-3, ...}}
 
-With ``settings="auto"`` a run takes the row of the model at hand, with
-``settings="rotary"`` that of ``rotary`` on whatever model. A parameter that is
-chosen as well wins, also where the choice equals the class's own value.
+With ``settings="auto"`` a run takes the row of its model, with
+``settings="rotary"`` that of ``rotary`` on any model. A parameter that is
+given as well wins, even where it equals the class's own value.
 """
 from benchmark_utils.console.progress import log_once
-from benchmark_utils.harness.validation import combinations, names_of
+from benchmark_utils.harness.validation import (
+    CheckedParameters,
+    Values,
+    combination_key,
+    combinations,
+    names_of,
+)
 
 # Tokens per step of the public problems that all rows are from.
 PUBLISHED_TOKENS = 512 * 1024
 
 
-class PublishedSettings:
+class PublishedSettings(CheckedParameters):
     """Mixin of a solver whose parameters can come from its ``published``.
 
-    It stands before ``CheckedParameters`` among the bases. A parameter that is
-    to come from a row is None until ``take_settings`` knows the model.
+    A parameter that is to come from a row is None until ``take_settings``
+    knows the model.
     """
 
     # For each model: the "source", and a value of every parameter but those
     # that are None in ``parameters``, which a row may have.
-    published = {}
-    # Parameters that every such solver has beside its own, None by default.
-    optional_parameters = ("settings",)
-    _parameters, _source = {}, ""
+    published: dict[str, Values] = {}
+    # Parameters that every such solver has in addition, None by default.
+    optional_parameters: tuple[str, ...] = ("settings",)
+    # By ``combination_key`` of a converted combination: its completion by each
+    # row that it may take, or the error of the two.
+    _completed: dict[str, dict[str, Values | ValueError]] = {}
+    _parameters: Values = {}
+    _source = ""
 
     def __init_subclass__(cls, **kwargs):
         names = [name for key in cls.parameters for name in names_of(key)]
@@ -36,23 +45,16 @@ class PublishedSettings:
             name: [None] for name in cls.optional_parameters
             if name not in names
         }
+        cls._completed = {}
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def spread(cls, chosen):
-        """Extend a command's choice of values to all parameters, where it
-        takes published settings: those left open are None.
+    def spread(cls, chosen: Values) -> Values:
+        """Extend a command's choice to all parameters where it takes
+        published settings: those that it leaves open are None.
 
-        Parameters
-        ----------
-        chosen : dict
-            A grid of values, as a command has it.
-
-        Returns
-        -------
-        chosen : dict
-            The same grid, or one with a single key for all parameters: each
-            solver that the command chooses can leave others open.
+        A single key then has all parameters, because each combination can
+        leave other parameters open.
         """
         choices = list(combinations(chosen))
         if not any(choice.get("settings") for choice in choices):
@@ -76,12 +78,12 @@ class PublishedSettings:
         super().save_parameters(**parameters)
 
     @classmethod
-    def check_parameters(cls, values):
-        """Check the values with each row that they may be used with; they are
-        refused where they fit none of them."""
+    def convert_parameters(cls, values: Values) -> Values:
+        """Convert what was chosen, and each row that may complete it; refuse
+        what fits none of the rows."""
         settings = values.get("settings")
         if settings is None:
-            return super().check_parameters(values)
+            return super().convert_parameters(values)
         if not cls.published:
             raise ValueError(
                 f"{cls.name} has no published settings: leave out settings="
@@ -92,22 +94,24 @@ class PublishedSettings:
                 f"{cls.name}: settings={settings!r} must be one of 'auto', "
                 f"{', '.join(map(repr, cls.published))}, or None."
             )
-        rows = cls.published if settings == "auto" else [settings]
-        errors, checked = [], None
-        for model in rows:
+        chosen = cls.convert_values(_chosen(values))
+        rows: dict[str, Values | ValueError] = {}
+        for model in cls.published if settings == "auto" else [settings]:
             try:
-                checked = cls._complete(model, values)
+                rows[model] = cls._complete(model, chosen)
             except ValueError as error:
-                errors.append(error)
-        if checked is None:
+                rows[model] = error.with_traceback(None)
+        errors = [row for row in rows.values() if isinstance(row, ValueError)]
+        if len(errors) == len(rows):
             raise errors[0]
-        return values | {
-            name: checked[name] for name in _chosen(values)
-        }
+        values = values | chosen
+        cls._completed[combination_key(values)] = rows
+        return values
 
     @classmethod
-    def _complete(cls, model, values):
-        """The row of a model, with the values that were chosen."""
+    def _complete(cls, model: str, chosen: Values) -> Values:
+        """Convert the row of a model, and add the values that were chosen,
+        which are converted already."""
         row = {k: v for k, v in cls.published[model].items() if k != "source"}
         own = next(combinations(cls.parameters))
         unknown = [name for name in row if name not in own]
@@ -122,26 +126,19 @@ class PublishedSettings:
                 f"{', '.join(unknown) or 'none'}; lacking: "
                 f"{', '.join(lacking) or 'none'}."
             )
-        return super().check_parameters(
-            dict.fromkeys(own) | row | _chosen(values)
+        taken = {k: v for k, v in row.items() if k not in chosen}
+        return cls.check_relations(
+            dict.fromkeys(own) | cls.convert_values(taken) | chosen
         )
 
-    def take_settings(self, model, tokens_per_step=PUBLISHED_TOKENS):
-        """Take the published settings, if they were asked for, and say so.
+    def take_settings(
+        self, model: str, tokens_per_step: int = PUBLISHED_TOKENS
+    ) -> None:
+        """Take the published settings, if they were asked for, and log them.
 
-        Parameters
-        ----------
-        model : str
-            The name of the model at hand.
-        tokens_per_step : int
-            Tokens of a step of the problem at hand.
-
-        Raises
-        ------
-        ValueError
-            If there are none for this model.
+        Raises ``ValueError`` if there are none for this model.
         """
-        settings = getattr(self, "settings", None)
+        settings = self._parameters.get("settings")
         if settings is None:
             return
         row = model if settings == "auto" else settings
@@ -151,8 +148,10 @@ class PublishedSettings:
                 f"but for {', '.join(self.published)}: name one of them as "
                 "settings, or choose the parameters without."
             )
-        vars(self).update(self._complete(row, self._parameters))
-        self.settings = settings
+        completed = self._completed[combination_key(self._parameters)][row]
+        if isinstance(completed, ValueError):
+            raise completed
+        vars(self).update(completed, settings=settings)
         self._source = self.published[row]["source"]
         if tokens_per_step != PUBLISHED_TOKENS:
             self._source += (
@@ -163,8 +162,8 @@ class PublishedSettings:
         log_once(f"{self.name} takes the settings for {row}: {self._source}")
         log_once(f"{self.name}[{used}]")
 
-    def describe_settings(self):
-        """Columns of the results: ``settings_used``, the values of all
+    def describe_settings(self) -> dict[str, str]:
+        """Return columns of the results: ``settings_used``, the values of all
         parameters, and ``settings_source``, the source of a published row;
         "" where the values are the solver's or the command's own."""
         used = {name: getattr(self, name) for name in self._parameters}
@@ -174,7 +173,7 @@ class PublishedSettings:
         }
 
     def __repr__(self):
-        """The solver's name in the results, without what is None."""
+        """The solver's name in the results, without parameters of None."""
         return f"{self.name}[{_text(self._parameters)}]"
 
 

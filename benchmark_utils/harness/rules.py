@@ -1,19 +1,17 @@
-"""Parameters of the benchmark's components: their types and ranges.
+"""Parameter rules: types and ranges by name.
 
-``RULES`` declares what the objective, the datasets and the training loop take;
-``PATTERNS`` what solvers take under the names that are standard in the field.
-A parameter of another name must be of its default's kind: yes or no, or a
-number. What is written as a number (``"1e-3"``, YAML's reading of 1e-3) or as
-yes or no (``"false"``) is one. None is allowed where a component declares it.
-
-What components do with it is in ``checked.py``.
+``RULES`` is for the objective, the datasets and the training loop;
+``PATTERNS`` for solvers, by names that are standard in the field. A parameter
+of another name must have its default's type: boolean or number. Text that
+spells a number (``"1e-3"``, as YAML reads 1e-3) or a boolean (``"false"``) is
+converted. None is allowed where a component declares it.
 """
 import dataclasses
 import math
 import numbers
 import re
 from collections.abc import Callable
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from benchmark_utils.data.tokenizers import SEPARATORS
 from benchmark_utils.models.architecture import Architecture
@@ -27,7 +25,7 @@ WORDS = {
 
 
 def real(value):
-    """A finite int or float; an int stays one."""
+    """Convert to a finite int or float; an int stays one."""
     if isinstance(value, str):
         try:
             value = int(value)
@@ -91,21 +89,21 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The values that a parameter may have.
+    """Allowed values of a parameter.
 
     Attributes
     ----------
     kind : function or None
-        Function that brings a value to its type, or raises ``ValueError``
-        where it can't be. With None, only the words are allowed.
+        Converter, which raises ``ValueError`` for what it can't convert. With
+        None, only the words are allowed.
     low, high : float
-        Bounds that are allowed themselves.
+        Inclusive bounds.
     above, below : float
-        Bounds that are not.
+        Exclusive bounds.
     words : tuple of str
-        Texts that are allowed besides.
+        Texts that are allowed in addition.
     hint : str
-        End of the sentence about a value that is not allowed.
+        End of the message about a value that is not allowed.
     """
 
     kind: Callable | None = None
@@ -116,8 +114,8 @@ class Rule:
     words: tuple = ()
     hint: str = ""
 
-    def convert(self, value):
-        """The value in its type; ``ValueError`` if it is not allowed."""
+    def convert(self, value: Any) -> Any:
+        """Convert a value; ``ValueError`` if it is not allowed."""
         if isinstance(value, str) and value in self.words:
             return value
         if self.kind is None:
@@ -131,7 +129,7 @@ class Rule:
         return value
 
     def __str__(self):
-        kind = TITLES.get(self.kind, "")
+        kind = TITLES[self.kind] if self.kind else ""
         if self.low > -math.inf and min(self.high, self.below) < math.inf:
             kind += f" from {self.low:g}"
         elif self.low > -math.inf:
@@ -157,13 +155,13 @@ COUNT = Rule(whole, low=1)
 STEPS = Rule(whole, low=0)
 NOT_NEGATIVE = Rule(number, low=0)
 SHARE = Rule(number, low=0, high=1)
-# The factor of an average's former value.
+# Decay of an exponential moving average.
 AVERAGE = Rule(number, low=0, below=1)
 
 
 def rule_of_type(kind):
-    """The rule of a model's size or switch, by its type in ``Architecture``,
-    which knows what else must hold."""
+    """Return the rule of a field of ``Architecture``, which validates how its
+    fields fit each other."""
     if get_origin(kind) is Literal:
         return Rule(words=get_args(kind))
     if get_args(kind):
@@ -173,7 +171,7 @@ def rule_of_type(kind):
     return {int: COUNT, bool: Rule(yes_no), float: NOT_NEGATIVE}[kind]
 
 
-# What the objective, the datasets and the training loop take.
+# For the objective, the datasets and the training loop.
 RULES = {
     "model": Rule(words=tuple(MODELS)),
     **{
@@ -211,17 +209,17 @@ RULES = {
     "schedule": Rule(words=SCHEDULES),
     "cooldown": Rule(number, low=0, high=1, hint=", a share of the horizon"),
     "max_grad_norm": Rule(number, low=0, hint=" (0 is off)"),
-    # torch's Muon takes less than 100.
+    # torch's Muon takes fewer than 100.
     "ns_steps": Rule(whole, low=1, high=99),
     "ns_polynomial": Rule(words=("convergent", "steep")),
     "adjust_lr": Rule(words=("original", "match_rms_adamw")),
 }
-# What solvers take, also with a prefix, as in aux_learning_rate.
+# For solvers, also with a prefix, as in aux_learning_rate.
 PATTERNS = {
     r"learning_rate|lr|weight_decay|eps_?\d*|radius": NOT_NEGATIVE,
     "alpha|gamma|momentum_decay": NOT_NEGATIVE,
     r"betas?\d*|momentum": AVERAGE,
-    # The exponent of the steps' number, in an average's 1 - beta.
+    # Exponent of the step number, in an average's 1 - beta.
     "beta2_decay": Rule(number, high=0),
     "clipping_threshold": Rule(number, low=1),
     "steps": STEPS,
@@ -230,8 +228,8 @@ PATTERNS = {
 }
 
 
-def named_rule(name):
-    """The rule that a parameter has by its name, or None."""
+def named_rule(name: str) -> Rule | None:
+    """Return the rule for a parameter's name, or None."""
     if name in RULES:
         return RULES[name]
     for pattern, rule in PATTERNS.items():
@@ -240,15 +238,9 @@ def named_rule(name):
     return None
 
 
-def find_rule(name, default):
-    """The rule of a parameter; None if it may be anything.
-
-    Parameters
-    ----------
-    name : str
-    default : object
-        A value that its component declares.
-    """
+def find_rule(name: str, default: Any) -> Rule | None:
+    """Return the rule for a parameter's name, or for the type of its default;
+    None if it may be anything."""
     if rule := named_rule(name):
         return rule
     if isinstance(default, bool):
@@ -258,22 +250,14 @@ def find_rule(name, default):
     return None
 
 
-def convert(name, value, defaults, rules=None):
-    """A parameter's value in its type.
+def convert(
+    name: str, value: Any, defaults: list, rules: dict[str, Rule] | None = None
+) -> Any:
+    """Convert a parameter's value to its type.
 
-    Parameters
-    ----------
-    name : str
-    value : object
-    defaults : list
-        The values that its component declares.
-    rules : dict of str to Rule
-        Rules of its component, which go before those of this module.
-
-    Raises
-    ------
-    ValueError
-        Naming the parameter, the value and what is allowed.
+    ``defaults`` are the values that its component declares, ``rules`` the
+    component's own, which take precedence over this module's. Raises
+    ``ValueError`` naming the parameter, the value and what is allowed.
     """
     if value is None and None in defaults:
         return None
@@ -292,7 +276,7 @@ def convert(name, value, defaults, rules=None):
 
 
 def is_infinite(value):
-    """Whether it is, or says, a number that is not finite."""
+    """Whether it is, or spells, a number that is not finite."""
     try:
         return not math.isfinite(float(value))
     except (ValueError, TypeError, OverflowError):

@@ -1,18 +1,18 @@
-"""Some solvers of a run configuration, with their settings there.
+"""Select solvers of a run configuration, and override settings.
 
     python -m benchmark_utils.harness.select configs/smoke.yml AdamW mine.py
 
 prints a configuration of these two, or writes it to ``--output``. benchopt's
 own ``--config FILE -s AdamW`` runs AdamW with its defaults instead: a solver
-on the command line replaces all of the configuration's, settings included,
-and ``-o`` replaces the problem as a whole. Here, what is in brackets, or after
-``-o``, replaces the settings of that name, and the others stay:
+on the command line replaces all solvers of the configuration, settings
+included, and ``-o`` replaces the whole problem. Here, settings in brackets, or
+after ``-o``, replace only those of the same name:
 
     python -m benchmark_utils.harness.select configs/smoke.yml "AdamW[eps=1]"
     python -m benchmark_utils.harness.select configs/quickstart.yml -o log=csv
 
-A solver that the configuration hasn't, such as a file of yours, gets the
-horizon and the schedule that all solvers there have in common.
+A solver that is not in the configuration, such as your own file, gets the
+number of steps and the schedule that all solvers there share.
 """
 import argparse
 import difflib
@@ -28,18 +28,13 @@ from benchmark_utils.console.errors import unreadable
 ROOT = Path(__file__).resolve().parents[2]
 
 OPENING, CLOSING = "[({", "])}"
-# What every solver has: horizon and schedule.
+# Parameters of every solver: number of steps and schedule.
 OF_ALL = ["num_steps", "warmup_steps", "schedule", "cooldown", "max_grad_norm"]
 
 
 def split(entry):
-    """The name of a configuration's entry, and its settings: dict of str.
-
-    Raises
-    ------
-    ValueError
-        If it is no text, or not of this form.
-    """
+    """Split a configuration's entry into its name and its settings, a dict of
+    str. Raises ``ValueError`` if the entry has another form."""
     if not isinstance(entry, str):
         raise ValueError(f"{entry} is not written as Name[setting=value,...].")
     name, bracket, rest = entry.partition("[")
@@ -49,13 +44,8 @@ def split(entry):
 
 
 def settings_of(text):
-    """Settings as text, ``"a=1,b=[2,3]"``, as a dict of str to str.
-
-    Raises
-    ------
-    ValueError
-        If one of them is not written as name=value.
-    """
+    """Parse ``"a=1,b=[2,3]"`` to a dict of str to str. Raises ``ValueError``
+    if a setting is not written as name=value."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in OPENING) - (character in CLOSING)
@@ -73,33 +63,26 @@ def settings_of(text):
 
 
 def joined(name, settings):
-    """The entry of a configuration: the reverse of ``split``."""
+    """Format an entry of a configuration: the reverse of ``split``."""
     listed = ",".join(f"{key}={value}" for key, value in settings.items())
     return f"{name}[{listed}]" if listed else name
 
 
 def select(config, chosen=(), objective=""):
-    """A configuration with some of its solvers, and others.
+    """Return a configuration with some of its solvers, and others.
 
     Parameters
     ----------
     config : dict
         A run configuration of benchopt's.
     chosen : sequence of str
-        Solvers by name or file; with settings in brackets, which replace
-        those of the configuration, or without. All if there are none.
+        Solvers by name or file, with or without settings in brackets, which
+        override those of the configuration. Empty means all solvers.
     objective : str
-        Settings of the objective, which replace those of the configuration.
+        Settings of the objective, which override those of the configuration.
 
-    Returns
-    -------
-    config : dict
-
-    Raises
-    ------
-    ValueError
-        If a solver without settings is neither in the configuration nor a
-        file.
+    Raises ``ValueError`` if a solver without settings is neither in the
+    configuration nor a file.
     """
     entries = [split(entry) for entry in config.get("solver", [])]
     settings = [of_one for _, of_one in entries]
@@ -128,7 +111,7 @@ def select(config, chosen=(), objective=""):
         solvers += found or [joined(name, common | changed)]
     selected = dict(config)
     if solvers:
-        # Entries that came to be the same are one.
+        # Remove duplicates.
         selected["solver"] = list(dict.fromkeys(solvers))
     if changed := settings_of(objective):
         selected["objective"] = list(dict.fromkeys(
@@ -139,12 +122,8 @@ def select(config, chosen=(), objective=""):
 
 
 def check(config):
-    """Refuse solvers and settings that ``benchopt run`` would refuse.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Raise ``ValueError`` for solvers and settings that ``benchopt run``
+    refuses."""
     benchmark = Benchmark(ROOT)
     try:
         benchmark.check_objective_filters(config.get("objective", []))
@@ -186,7 +165,7 @@ def main():
         if options.output is None:
             sys.stdout.write(text)
         else:
-            # "x" fails where a file is.
+            # "x" fails if the file exists.
             with options.output.open("x") as file:
                 file.write(text)
             print(f"benchopt run . --config {options.output}")

@@ -1,16 +1,21 @@
-"""Components that refuse parameters which make no sense.
+"""Parameter validation for benchopt components.
 
-Values are checked twice: when benchopt takes a command's choice of values, for
-all components before the first of them reads data, and when it makes an
-instance, which has them converted.
+Values are validated and converted when benchopt takes the values of a command,
+for all components before the first of them reads data. An instance reuses the
+converted values.
 """
 import contextlib
 import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from benchmark_utils.console.errors import explain_command, readable
-from benchmark_utils.harness.rules import convert, find_rule
+from benchmark_utils.harness.rules import Rule, convert, find_rule
 
-# (names, what must hold of their values, what to say where it does not).
+# Parameters by name, or a grid of them.
+Values = dict[str, Any]
+
+# (names, condition on their values, message where it does not hold).
 RELATIONS = [
     (("warmup_steps", "num_steps"), lambda few, all_: few <= all_,
      "warmup_steps={} is longer than the horizon, num_steps={}"),
@@ -25,16 +30,16 @@ RELATIONS = [
 ]
 
 
-def names_of(key):
-    """The names in a key of a grid: of "a, b", a and b."""
+def names_of(key: str) -> list[str]:
+    """Split a grid's key: of "a, b", a and b."""
     return [name.strip() for name in key.split(",")]
 
 
-def combinations(grid):
+def combinations(grid: Values) -> Iterator[Values]:
     """Yield each combination of a grid's values, a dict by name.
 
     A grid is a dict as benchopt takes it: from a name to its values, or from
-    several, separated by commas, to tuples of theirs. Later entries win.
+    several names, separated by commas, to tuples of values. Later entries win.
     """
     entries = []
     for key, values in grid.items():
@@ -59,26 +64,20 @@ def combinations(grid):
         yield {name: v for part in parts for name, v in part.items()}
 
 
-def convert_options(options, defaults, rules):
-    """Arguments of an optimizer, each by the rule of its name, where its
-    default keeps it, or else of its default's kind: yes or no, a number, or
-    several numbers.
+def combination_key(values: Values) -> str:
+    """Text that tells combinations apart, types included; values need not be
+    hashable."""
+    return repr(sorted(values.items()))
 
-    Parameters
-    ----------
-    options, defaults : dict
-        By the argument's name.
-    rules : dict of str to Rule
-        Rules of some names, which go before those of all components.
 
-    Returns
-    -------
-    options : dict
+def convert_options(
+    options: Values, defaults: Values, rules: dict[str, Rule]
+) -> Values:
+    """Convert an optimizer's arguments by the rules of their names.
 
-    Raises
-    ------
-    ValueError
-        Naming the argument.
+    Where an argument's default breaks that rule, or has none, its default's
+    type decides: boolean, number, or several numbers. ``rules`` take
+    precedence over the shared ones. Raises ``ValueError`` naming the argument.
     """
     def converted(name, value, default):
         if value is None:
@@ -99,7 +98,7 @@ def convert_options(options, defaults, rules):
         try:
             convert(name, default, [default], rules)
         except ValueError:
-            # The package means another thing by this name.
+            # The package gives this name another meaning.
             kind = find_rule("", default)
             if kind is None:
                 return value
@@ -114,7 +113,7 @@ def convert_options(options, defaults, rules):
 
 @contextlib.contextmanager
 def naming(component):
-    """Begin the message of a ``ValueError`` with a component's name."""
+    """Prefix the message of a ``ValueError`` with a component's name."""
     try:
         yield
     except ValueError as error:
@@ -122,37 +121,41 @@ def naming(component):
 
 
 class CheckedParameters:
-    """Mixin of a benchopt component: it refuses parameters that make no
-    sense, with one sentence, and converts what is written otherwise."""
+    """Mixin of a benchopt component whose parameters are validated.
 
-    # The parameters that a component can't do without.
-    required_parameters = ()
-    # Rules of its own for some of its parameters, by their names.
-    rules = {}
+    Each combination is converted once: when the command is parsed, or, where
+    Python code gives other values, when the instance is made.
+    """
+
+    # Parameters that every component of this kind must declare.
+    required_parameters: Sequence[str] = ()
+    # The component's own rules, by the parameter's name.
+    rules: dict[str, Rule] = {}
+    parameters: dict[str, Any] = {}
+    name: str
+    # Combinations that were converted, by ``combination_key`` of the raw one.
+    _converted: dict[str, Values] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         explain_command()
         cls.parameters = Grid(cls, cls.parameters)
+        cls._converted = {}
 
     @classmethod
-    def check_parameters(cls, values):
-        """One combination of parameters, each in its type.
-
-        Parameters
-        ----------
-        values : dict
-
-        Returns
-        -------
-        values : dict
+    def check_parameters(cls, values: Values) -> Values:
+        """Convert one combination of parameters, each to its type.
 
         Raises
         ------
         ValueError
-            If a value is not allowed, if one is missing, or if the class
-            has an attribute of a parameter's name, which benchopt would use.
+            If a value is not allowed, if a parameter is missing, or if the
+            class has an attribute of a parameter's name, which benchopt would
+            use instead.
         """
+        key = combination_key(values)
+        if key in cls._converted:
+            return dict(cls._converted[key])
         for name in values:
             if hasattr(cls, name):
                 raise ValueError(
@@ -170,13 +173,28 @@ class CheckedParameters:
                 "parameters what every one has: "
                 f"{', '.join(cls.required_parameters)}."
             )
+        cls._converted[key] = cls.convert_parameters(values)
+        return dict(cls._converted[key])
+
+    @classmethod
+    def convert_parameters(cls, values: Values) -> Values:
+        """Convert a combination that was not converted before."""
+        return cls.check_relations(cls.convert_values(values))
+
+    @classmethod
+    def convert_values(cls, values: Values) -> Values:
+        declared = list(combinations(cls.parameters))
         with naming(cls):
-            defaults = list(combinations(dict(cls.parameters)))
-            values = {
+            return {
                 name: convert(
-                    name, value, [d.get(name) for d in defaults], cls.rules
+                    name, value, [one.get(name) for one in declared], cls.rules
                 ) for name, value in values.items()
             }
+
+    @classmethod
+    def check_relations(cls, values: Values) -> Values:
+        """Return converted values if they agree with each other."""
+        with naming(cls):
             for names, holds, sentence in RELATIONS:
                 if set(names) <= set(values):
                     related = [values[name] for name in names]
@@ -186,41 +204,41 @@ class CheckedParameters:
         return values
 
     @classmethod
-    def spread(cls, chosen):
-        """A command's choice of values, a grid, as what the component's own
-        grid is updated with."""
+    def spread(cls, chosen: Values) -> Values:
+        """Return what a command's grid replaces in the component's own."""
         return chosen
 
     @classmethod
-    def check_together(cls, values):
-        """Raise ``ValueError`` for parameters, each in its type, that don't
-        fit each other."""
+    def check_together(cls, values: Values) -> None:
+        """Raise ``ValueError`` if converted values contradict each other. May
+        fill in values that are None."""
 
     @classmethod
-    def check_there(cls, values):
-        """Raise ``ValueError`` if what parameters name is not on this machine.
+    def check_there(cls, values: Values) -> None:
+        """Raise ``ValueError`` if a file that parameters name is missing.
 
-        It is called where a command chooses them, and not for an instance: a
-        worker elsewhere may do without.
+        It is called when the command is parsed, not for an instance: a worker
+        on another machine may do without the file.
         """
 
     @readable
     def save_parameters(self, **parameters):
-        super().save_parameters(**parameters)
-        self._parameters = self.check_parameters(self._parameters)
+        """Set the attributes that benchopt sets, each in its type."""
+        values = next(combinations(self.parameters)) | parameters
+        self._parameters = self.check_parameters(values)
         vars(self).update(self._parameters)
 
 
 class Grid(dict):
-    """The parameters of a component, checked when a command chooses values.
+    """Parameter grid of a component, validated when the command is parsed.
 
     For every component that a command names, benchopt copies this dict and
     updates the copy with the command's values, before it reads any data. An
-    instance is only made when its turn has come: after the training of those
+    instance is made only when its turn has come: after the training of those
     before it.
     """
 
-    def __init__(self, component, values):
+    def __init__(self, component: type[CheckedParameters], values: Values):
         super().__init__(values)
         self.component = component
 
