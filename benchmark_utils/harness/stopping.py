@@ -34,8 +34,8 @@ class TargetCriterion(StoppingCriterion):
             timeout = None
         return super().get_runner_instance(
             max_runs=max_runs, timeout=timeout, solver=solver,
-            # Without a terminal, benchopt doesn't print its own line for
-            # every evaluation, in addition to those of progress.py.
+            # Without a terminal, benchopt prints no progress of its own,
+            # which would repeat every line of progress.py.
             terminal=None, run_key=run_key,
         )
 
