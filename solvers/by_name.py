@@ -6,13 +6,7 @@ Some of them differ from their papers: see docs/methods.rst.
 """
 from benchmark_utils.harness.rules import Rule, number
 from benchmark_utils.harness.validation import convert_options
-from benchmark_utils.optimizers.by_name import (
-    check_options,
-    check_values,
-    find_optimizer,
-    known_options,
-    make_optimizer,
-)
+from benchmark_utils.optimizers import by_name
 from benchmark_utils.solver import TrainingSolver
 
 
@@ -38,20 +32,20 @@ class Solver(TrainingSolver):
 
     @classmethod
     def check_together(cls, values):
-        optimizer = find_optimizer(values["optimizer"])
+        optimizer = by_name.find_optimizer(values["optimizer"])
         options = values["options"]
-        check_options(optimizer, values["weight_decay"], options or {})
+        by_name.check_options(optimizer, values["weight_decay"], options or {})
         if options:
             values["options"] = convert_options(
-                options, known_options(optimizer), cls.rules
+                options, by_name.known_options(optimizer), cls.rules
             )
-        check_values(
+        by_name.check_values(
             values["optimizer"], values["learning_rate"],
             values["weight_decay"], values["options"],
         )
 
     def get_optimizer(self, roles):
-        return make_optimizer(
+        return by_name.make_optimizer(
             self.optimizer, roles, self.learning_rate, self.weight_decay,
             self.options,
         )

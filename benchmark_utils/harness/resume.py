@@ -47,7 +47,7 @@ class Resumable:
         self.every, self._resumes = every, resume
         self.is_on = every != 0
         self.times_resumed = 0
-        self._seconds = AUTO_SECONDS
+        self._seconds: float = AUTO_SECONDS
         if isinstance(every, str) and every != "auto":
             self._seconds = 60 * float(every.removesuffix("min"))
         if self.is_on:
