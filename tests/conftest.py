@@ -75,13 +75,13 @@ def data_home(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def notes(tmp_path, monkeypatch):
+def summary(tmp_path, monkeypatch):
     """Each test has a summary file of its own, which is not printed at the
     end."""
     open_summary()
     atexit.unregister(print_problems)
     atexit.unregister(print_report_command)
-    path = tmp_path / "notes.txt"
+    path = tmp_path / "summary.txt"
     monkeypatch.setenv(SUMMARY_FILE, str(path))
     return path
 

@@ -182,7 +182,7 @@ def test_strict_commands_fail(command, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_last_words_are_of_the_runs_that_failed(tmp_path):
+def test_the_summary_is_of_the_runs_that_failed(tmp_path):
     clone = Clone(tmp_path / "clone")
     output = clone.run(
         "benchopt run . --config configs/smoke.yml --no-plot -j 2 -r 2 "
@@ -198,7 +198,8 @@ def test_the_last_words_are_of_the_runs_that_failed(tmp_path):
     assert read_results(path).solver_name.str.startswith("SGD").all()
 
 
-def test_a_device_that_is_not_there_is_a_sentence_for_each_run(command, notes):
+def test_a_device_that_is_not_there_is_a_sentence_for_each_run(
+        command, summary):
     if torch.cuda.is_available():
         pytest.skip("it is there")
     code, output = command(
@@ -208,7 +209,7 @@ def test_a_device_that_is_not_there_is_a_sentence_for_each_run(command, notes):
     )
     assert code == 1
     assert output.count("UserError: device='cuda' can't be used: ") == 2
-    name, sentence = notes.read_text().splitlines()[:2]
+    name, sentence = summary.read_text().splitlines()[:2]
     assert name.startswith("nanoGPT[gpt2,")
     assert sentence.startswith("  failed: device='cuda' can't be used: ")
 
@@ -234,9 +235,9 @@ def test_a_warm_up_of_the_whole_shortest_horizon_is_trained(run, schedule):
     assert frame.step.tolist() == [0, 1]
 
 
-def test_runs_that_went_well_have_no_last_words(command, notes):
+def test_runs_that_went_well_leave_no_summary(command, summary):
     code, _ = command("-s", "SGD[num_steps=5,warmup_steps=1]")
-    assert code == 0 and not notes.exists()
+    assert code == 0 and not summary.exists()
 
 
 @pytest.fixture
@@ -289,18 +290,18 @@ def test_a_solver_without_sound_parameters(
 ], ids=["closure", "scheduler", "nothing", "no method", "key", "module",
         "file", "assertion"])
 def test_a_solver_that_fails_says_why(
-        command, mine, notes, old, new, sentence):
+        command, mine, summary, old, new, sentence):
     code, output = command("-s", mine(old, new))
     assert code == 1
     ours = "Error: " not in sentence and "AssertionError" not in sentence
     assert "UserError: " * ours + sentence in output
-    line = notes.read_text().splitlines()[1].strip()
+    line = summary.read_text().splitlines()[1].strip()
     assert line.startswith(f"failed: {sentence}")
 
 
 # --------------------------------------------- runs that end, and not well
 
-def test_a_run_that_went_wrong_says_so(run, capsys, notes):
+def test_a_run_that_went_wrong_says_so(run, capsys, summary):
     """It trains nothing, ends above its beginning, or diverges: one warning
     each, and none for a sound run."""
     frame = run({
@@ -314,7 +315,7 @@ def test_a_run_that_went_wrong_says_so(run, capsys, notes):
     assert sound.weights_moved.tolist() == [0] + [1] * (len(sound) - 1)
     assert above.value.iloc[-1] > above.value.iloc[0]
     assert len(diverged)
-    output, noted = capsys.readouterr().out, notes.read_text()
+    output, summarized = capsys.readouterr().out, summary.read_text()
     for warning in [
         "SGD trains nothing: no weight has changed",
         f"SGD ends at a loss of {above.value.iloc[-1]:.4g}, above the "
@@ -323,9 +324,9 @@ def test_a_run_that_went_wrong_says_so(run, capsys, notes):
     ]:
         name, _, sentence = warning.partition(" ")
         assert output.count(f"WARNING: {warning}") == 1
-        assert noted.count(sentence) == 1
-        assert re.search(rf"{name}\[.*\n  {re.escape(sentence)}", noted)
-    assert "AdamW" not in noted
+        assert summarized.count(sentence) == 1
+        assert re.search(rf"{name}\[.*\n  {re.escape(sentence)}", summarized)
+    assert "AdamW" not in summarized
 
 
 @pytest.mark.parametrize("name", ["AdamH", "MuonH"])
@@ -334,12 +335,13 @@ def test_weights_that_keep_their_norm_have_moved(run, name):
     assert frame.weights_moved.tolist() == [0, 1]
 
 
-def test_a_target_that_needs_no_training_says_so(run, capsys, notes, tmp_path):
+def test_a_target_that_needs_no_training_says_so(
+        run, capsys, summary, tmp_path):
     frame = run(objective={"target": 10})
     assert frame.step.tolist() == [0]
     warning = "needs no training: its loss of 5.555 at step 0 is below"
     assert capsys.readouterr().out.count(f"WARNING: AdamW {warning}") == 1
-    assert warning in notes.read_text()
+    assert warning in summary.read_text()
     report.main([str(tmp_path / "results.parquet")])
     printed = capsys.readouterr().out
     assert "needed no training" in printed and "no weight" not in printed
