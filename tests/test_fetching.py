@@ -381,7 +381,10 @@ def test_killed_in_mid_download_it_keeps_what_is_complete(
 def test_interrupted_it_ends_at_once_and_leaves_nothing(hub, start, tmp_path):
     folder = tmp_path / "data"
     hub.faults["big.bin"] = ["slow 500000"]
-    client = start(hub, folder, ["big.bin"])
+    # The suite may run in the background, where SIGINT is ignored.
+    client = start(hub, folder, ["big.bin"], preexec_fn=lambda: signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    ))
     wait_until(lambda: len(hub.asked("cdn", "big.bin")))
     time.sleep(0.3)
     os.kill(client.pid, signal.SIGINT)
@@ -679,3 +682,13 @@ def test_proxies_are_used_as_the_environment_says(hub, fetch, tmp_path):
     })
     assert answer.paths
     assert hub.asked("hub", "main")[0].path.startswith("http://hub.invalid/")
+
+
+# Each test starts processes: only the main promises are for the fast suite.
+FAST = {
+    test_files_arrive_whole, test_fetched_files_need_no_network,
+    test_verified_files_are_neither_asked_for_nor_read,
+}
+for name, value in list(globals().items()):
+    if name.startswith("test_") and value not in FAST:
+        pytest.mark.slow(value)

@@ -155,6 +155,7 @@ def prepare(home, numbers, times=1):
     return {name: len(hub.asked("cdn", name)) for name in files}
 
 
+@pytest.mark.slow
 def test_benchopt_prepares_as_many_shards_as_asked_for(tmp_path):
     """And the missing one again, though it has prepared these before."""
     assert prepare(tmp_path / "home", range(4), times=2) == {
@@ -195,6 +196,7 @@ def test_a_target_is_asked_for_where_the_data_have_none(bench):
         objective.set_data(None, None, None, None, False)
 
 
+@pytest.mark.slow
 def test_cached_results_belong_to_the_content_of_verified_shards(
     fineweb, tmp_path
 ):

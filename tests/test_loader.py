@@ -112,6 +112,7 @@ def test_every_token_once_and_in_order(monkeypatch, world_size, block_tokens):
         assert {batch[0].shape for batch in step} == {(24 // world_size, 8)}
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=300)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=5),

@@ -112,6 +112,7 @@ def suspect(tmp_path_factory):
     return tmp_path_factory.mktemp("suspects") / "suspect_train_000001.bin"
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=2500)
 @given(suspicious_files())
 def test_a_broken_shard_is_refused_by_name(suspect, content):
@@ -127,6 +128,7 @@ def test_a_broken_shard_is_refused_by_name(suspect, content):
 clock = count()
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=500)
 @given(tokens.filter(len), st.integers(1, 2**16))
 def test_an_id_outside_the_vocabulary_is_refused_by_name(
@@ -229,6 +231,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_cut_off_in_use_is_an_error_by_name(tmp_path):
     """A mapped file would end the process by SIGBUS, without a word."""
     path = tmp_path / "my_train_000001.bin"

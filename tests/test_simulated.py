@@ -31,6 +31,7 @@ def test_passages_return_verbatim_after_the_marker(dataset):
             )
 
 
+@pytest.mark.slow
 def test_entropy_is_that_of_the_documents(dataset):
     """The code length of the documents that are really written, under
     frequencies counted from them, approaches the closed form.
@@ -96,6 +97,7 @@ def test_an_impossible_language_is_refused(dataset, parameters, message):
         dataset(**parameters)
 
 
+@pytest.mark.slow
 def test_a_gpt_beats_a_bigram_table_and_approaches_the_entropy(
         run, dataset):
     language = dict(

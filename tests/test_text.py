@@ -260,6 +260,7 @@ def test_files_that_are_no_text_are_skipped_counted_and_named(
     (b"caf\xe9.txt", "utf-8:strict"),
     ("caf\u00e9.txt".encode(), "ascii:strict"),
 ], ids=["UTF-8", "ASCII"])
+@pytest.mark.slow
 def test_any_name_can_be_said_on_any_terminal(
         novels, tmp_path, name, encoding):
     with open(os.fsencode(novels) + b"/" + name, "wb") as file:
@@ -577,6 +578,7 @@ def test_a_worker_needs_no_text_where_its_shards_are(text, novels):
     assert sides(pickle.loads(sent)) == expected
 
 
+@pytest.mark.slow
 def test_an_edited_text_never_gets_cached_results(novels, tmp_path):
     code = f"""
 import json, sys
