@@ -178,9 +178,7 @@ def test_fineweb_is_a_language_model_problem(
     fineweb, tmp_path, corpus, prefix, folder, target
 ):
     write_tiny_shards(tmp_path / "home" / folder, prefix=prefix)
-    data = fineweb(
-        corpus=corpus, num_train_shards=2, repeat=True
-    ).get_data()
+    data = fineweb(corpus=corpus, num_train_shards=2, repeat=True).get_data()
     assert [tokens[0] for tokens in data["train"].arrays] == [1, 2]
     assert [tokens[0] for tokens in data["val"].arrays] == [0]
     assert data["train"].vocab_size == data["val"].vocab_size == 50257

@@ -188,9 +188,7 @@ def test_nothing_but_a_shard_is_read(tmp_path, flags):
     with socket.socket(socket.AF_UNIX) as server, \
             tempfile.TemporaryDirectory() as short:
         server.bind(f"{short}/socket")
-        done = run_python(
-            OPEN_ALL, *suspects, f"{short}/socket", flags=flags
-        )
+        done = run_python(OPEN_ALL, *suspects, f"{short}/socket", flags=flags)
     assert done.returncode == 0, done.stderr
     answers = done.stdout.splitlines()
     assert len(answers) == len(suspects) + 1

@@ -68,9 +68,7 @@ def test_entropy_is_that_of_the_documents(dataset):
 
 
 def test_target_is_a_margin_above_the_entropy(dataset):
-    data = dataset(
-        train_tokens=1000, val_tokens=1000, margin=0.25
-    ).get_data()
+    data = dataset(train_tokens=1000, val_tokens=1000, margin=0.25).get_data()
     assert data["target"] - data["entropy"] == pytest.approx(0.25)
 
 
