@@ -62,18 +62,15 @@ def test_fineweb_edu_has_fewer_shards(fineweb):
             refused()
 
 
-@pytest.mark.parametrize("corpus, expected", [
+@pytest.mark.parametrize("corpus, shards", [
     ("fineweb", 103), ("fineweb-edu", 99),
 ])
-def test_all_shards_of_a_corpus_are_the_default(fineweb, corpus, expected):
-    dataset = fineweb(corpus=corpus)
-    assert str(dataset) == (
-        f"FineWeb[corpus={corpus},num_train_shards={expected},repeat=False,"
-        "revision=main]"
-    )
-    assert str(fineweb(corpus=corpus, num_train_shards=expected)) == (
-        str(dataset)
-    )
+def test_all_shards_of_a_corpus_are_the_default(fineweb, corpus, shards):
+    for parameters in {}, {"num_train_shards": shards}:
+        assert str(fineweb(corpus=corpus, **parameters)) == (
+            f"FineWeb[corpus={corpus},num_train_shards={shards},repeat=False,"
+            "revision=main]"
+        )
 
 
 def test_a_run_does_not_start_with_a_large_download(fineweb, tmp_path):

@@ -253,19 +253,8 @@ def test_a_shard_that_is_replaced_in_use_is_read_to_its_end(tmp_path):
     assert tokens[999] == 999
 
 
-def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
-    write_shard(tmp_path / "my.bin", [range(1000)])
-    tokens = TokenFile(tmp_path / "my.bin")
-
-    def fail(*_):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(OSError, match="error: '.*my.bin'"):
-        tokens[10:20]
-
-
-def test_a_read_in_pieces_is_put_together(tmp_path, monkeypatch):
+def test_short_reads_are_put_together_and_failed_ones_named(
+        tmp_path, monkeypatch):
     """Linux reads at most 2 GB at once."""
     write_shard(tmp_path / "my.bin", [range(1000)])
     tokens = TokenFile(tmp_path / "my.bin")
@@ -274,6 +263,13 @@ def test_a_read_in_pieces_is_put_together(tmp_path, monkeypatch):
         descriptor, min(size, 77), offset
     ))
     assert tokens[100:900].tolist() == list(range(100, 900))
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(OSError, match="error: '.*my.bin'"):
+        tokens[10:20]
 
 
 @settings(PROPERTY, max_examples=200)
@@ -303,13 +299,10 @@ def test_token_files_close_with_their_last_user(tmp_path):
     assert len(os.listdir("/dev/fd")) <= before
 
 
-def test_a_corpus_without_shards_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        TokenShards([], vocab_size=10)
-
-
 def test_opening_reads_headers_only(tmp_path):
     """103 shards of FineWeb's size open in no time and no memory."""
+    with pytest.raises(ValueError, match="at least one"):
+        TokenShards([], vocab_size=10)
     paths = []
     for index in range(103):
         paths.append(tmp_path / f"sparse_{index:06d}.bin")
@@ -396,16 +389,11 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, bad):
         assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("vocab_size", [0, -1, 2**16 + 1])
-def test_a_vocabulary_that_uint16_cannot_hold_is_refused(
-        tmp_path, vocab_size):
-    with pytest.raises(ValueError, match=f"vocab_size is {vocab_size}"):
-        write_shard(tmp_path / "my.bin", [[1]], vocab_size)
-    assert leftovers(tmp_path) == []
-
-
-def test_more_tokens_than_the_header_can_count_are_refused(
-        tmp_path, monkeypatch):
+def test_more_than_the_format_can_hold_is_refused(tmp_path, monkeypatch):
+    """uint16 limits the vocabulary, the header the number of tokens."""
+    for vocab_size in 0, -1, 2**16 + 1:
+        with pytest.raises(ValueError, match=f"vocab_size is {vocab_size}"):
+            write_shard(tmp_path / "my.bin", [[1]], vocab_size)
     monkeypatch.setattr(shards, "MAX_TOKENS", 5)
     with pytest.raises(ValueError, match="at most 5"):
         write_shard(tmp_path / "my.bin", [[1, 2, 3], [4, 5, 6]])
