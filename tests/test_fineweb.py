@@ -1,8 +1,4 @@
-"""FineWeb's shards become a problem, under the right key, with no surprises.
-
-Nothing here reaches the network: shards are written, or come from a Hub on
-loopback.
-"""
+"""FineWeb's dataset: parameters, downloads, cache keys. No network is used."""
 import os
 import re
 import subprocess

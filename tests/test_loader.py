@@ -1,7 +1,6 @@
-"""Batches: which tokens, to whom, in which order, and at what cost.
+"""Batches: their tokens, order, ranks and cost.
 
-The order is compared with a statement of modded-nanogpt's in a few lines of
-NumPy, on shards whose tokens are the integers in order.
+The reference is modded-nanogpt's loader in a few lines of NumPy.
 """
 import gc
 import struct
@@ -43,8 +42,7 @@ class Counting:
 
 
 def windows(arrays, batch_size, sequence_length, rank=0, world_size=1):
-    """modded-nanogpt's track 3 generator, one pass: a global window per step,
-    the rank's contiguous slice of it, the next shard when it doesn't fit."""
+    """One pass of the generator of modded-nanogpt's track 3."""
     size = batch_size * sequence_length
     for tokens in arrays:
         for start in range(0, len(tokens) - size, size):
@@ -149,7 +147,6 @@ def test_the_stream_is_modded_nanogpts(
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_validation_is_the_first_tokens_in_order(world_size):
-    """All validation rows are one step of a loader of their own."""
     shards = Counting(5000, 3000)
     parts = [
         next(BatchLoader(

@@ -1,7 +1,6 @@
-"""Shards: what the reader refuses, and what the writer leaves behind.
+"""Token shards: the reader's refusals and what the writer leaves behind.
 
-The files are built and read here with ``struct`` alone, from the description
-of the format, not with the code under test.
+The tests build and read the files with ``struct`` alone.
 """
 import gc
 import os
@@ -426,10 +425,10 @@ def test_the_streams_own_errors_are_not_blamed_on_the_shard(tmp_path, error):
         yield [1]
         raise error
 
-    said = str(error)
+    message = str(error)
     with pytest.raises(type(error)) as raised:
         write_shard(tmp_path / "my.bin", stream())
-    assert str(raised.value) == said
+    assert str(raised.value) == message
     assert leftovers(tmp_path) == []
 
 
@@ -468,7 +467,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path):
     "write_shard(folder + '/my.bin', stream)",
     "write_shards(folder, 'my', stream, shard_tokens=300_000)",
 ])
-def test_a_full_disk_is_said_by_name_and_leaves_nothing(tmp_path, write):
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, write):
     """The limit on a file's size stands for the disk's."""
     done = run_python(
         "import resource, sys\n"

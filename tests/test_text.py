@@ -1,7 +1,6 @@
-"""Text files as a corpus: which are read, how they are split, what is refused.
+"""Text files as a corpus: selection, split, tokens, refusals.
 
-The shards are taken apart here at the separator, 256, which is no byte, and
-put together again to the documents they should hold.
+The tests cut the shards at the separator, 256, which is not a byte.
 """
 import codecs
 import itertools
@@ -135,10 +134,9 @@ def test_bytes_per_token_are_those_of_the_validation_text(text, novels):
     assert data["bytes_per_token"] == pytest.approx(
         sum(map(len, read)) / sum(len(passage) + 1 for passage in read)
     )
-    # The second time, they come from what was noted.
-    assert text(novels).get_data()["bytes_per_token"] == (
-        data["bytes_per_token"]
-    )
+    # The second time, they come from corpus.json.
+    again = text(novels).get_data()
+    assert again["bytes_per_token"] == data["bytes_per_token"]
 
 
 def test_results_have_bits_per_byte_where_bytes_are_known(
@@ -254,8 +252,7 @@ def test_files_that_are_no_text_are_skipped_counted_and_named(
     ("caf\u00e9.txt".encode(), "ascii:strict"),
 ], ids=["UTF-8", "ASCII"])
 @pytest.mark.slow
-def test_any_name_can_be_said_on_any_terminal(
-        novels, tmp_path, name, encoding):
+def test_any_name_is_printed_on_any_terminal(novels, tmp_path, name, encoding):
     with open(os.fsencode(novels) + b"/" + name, "wb") as file:
         file.write(b"\xff")
     done = subprocess.run(
@@ -499,8 +496,7 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_shards(
     assert_holds(sides(text(novels)), contents(novels))
 
 
-def test_a_full_disk_is_said_by_name_and_leaves_nothing(
-        text, novels, tmp_path):
+def test_a_full_disk_is_named_and_leaves_nothing(text, novels, tmp_path):
     """The limit on a file's size stands for the disk's."""
     (novels / "long.txt").write_text("Long. " * 100_000)
     errors = FORK.SimpleQueue()
