@@ -1,10 +1,9 @@
-"""FineWeb and FineWeb-Edu as tokens of GPT-2.
+"""FineWeb and FineWeb-Edu as GPT-2 tokens.
 
-Samples of 10 billion tokens of both corpora (Penedo et al., "The FineWeb
-Datasets", arXiv:2406.17557, licence ODC-By 1.0), tokenized with GPT-2's BPE
-and cut into shards for llm.c and modded-nanogpt. FineWeb's is the corpus of
-the nanoGPT speedrun. Shards are fetched from the Hub, verified once, and from
-then on used without a network:
+Samples of 10 billion tokens (Penedo et al., "The FineWeb Datasets",
+arXiv:2406.17557, licence ODC-By 1.0), tokenized with GPT-2's BPE and cut into
+shards for llm.c and modded-nanogpt. FineWeb is the corpus of the nanoGPT
+speedrun. Shards are downloaded and verified once, then need no network:
 
     benchopt prepare . -d "FineWeb[num_train_shards=18]"
     benchopt prepare . -d "FineWeb[corpus=fineweb-edu,num_train_shards=18]"
@@ -22,14 +21,14 @@ from benchmark_utils.harness.cache_key import Keyed
 from benchmark_utils.harness.validation import CheckedParameters
 
 SHARD_BYTES = 200_001_024
-# Shards that a run fetches unasked, in all 1 GB.
+# Shards that a run downloads without being asked, 1 GB in total.
 MAX_SHARDS_UNASKED = 5
-# A value that equals no other: what is missing is prepared again.
+# A value that equals no other, so that missing shards are prepared again.
 NEVER_THE_SAME = time.time_ns
 
 
 class Corpus(NamedTuple):
-    """Shards of one corpus on the Hub, and their folder on the disk."""
+    """Shards of a corpus on the Hub, and their folder on the disk."""
 
     repository: str
     prefix: str
@@ -40,11 +39,11 @@ class Corpus(NamedTuple):
 
 
 CORPORA = {
-    # The loss that modded-nanogpt's speedrun stops at.
+    # Target: the loss of modded-nanogpt's speedrun.
     "fineweb": Corpus(
         "kjj0/fineweb10B-gpt2", "fineweb", "fineweb10B", 103, 3.28
     ),
-    # No run on these tokens is published from which to take a target.
+    # No published run on these tokens gives a target.
     "fineweb-edu": Corpus(
         "kjj0/finewebedu10B-gpt2", "finewebedu", "finewebedu10B", 99, None
     ),
@@ -105,7 +104,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
 
     @readable
     def prepare(self):
-        """Fetch and verify the shards that aren't there.
+        """Download and verify the missing shards.
 
         Returns
         -------
@@ -128,25 +127,25 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
             "train": TokenShards(train, vocab_size=50257),
             "val": TokenShards([val], vocab_size=50257),
             "target": CORPORA[self.corpus].target,
-            # Neither is known without GPT-2's vocabulary at hand.
+            # Unknown without GPT-2's vocabulary.
             "entropy": None, "bytes_per_token": None,
             "repeat": self.repeat,
         }
 
     def cache_key(self):
-        """benchopt caches what it has prepared and run, and doesn't see that
-        shards were deleted or replaced."""
+        """Identify the shards: benchopt's cache does not see that they were
+        deleted or replaced."""
         try:
             versions = shard_versions(**self._files())
         except ValueError:
-            versions = None  # prepare says what is wrong.
+            versions = None  # prepare raises the error.
         else:
             if None in versions:
                 versions = NEVER_THE_SAME()
         return {"versions": versions}
 
     def _refuse_large_download(self):
-        """Refuse to start a run with a download that takes long."""
+        """Raise ``ValueError`` if a run would start with a long download."""
         files = self._files()
         missing = sum(
             not (files["folder"] / name).exists()
@@ -161,7 +160,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
             ))
 
     def _selector(self):
-        """These shards, as benchopt's command line takes them."""
+        """Return these shards as benchopt's command line takes them."""
         parameters = [f"num_train_shards={self.num_train_shards}"]
         if self.corpus != "fineweb":
             parameters.insert(0, f"corpus={self.corpus}")
@@ -170,7 +169,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         return f"FineWeb[{','.join(parameters)}]"
 
     def _files(self):
-        """The arguments of ``fetch_shards``, validation first."""
+        """Return the arguments of ``fetch_shards``, validation first."""
         corpus = CORPORA[self.corpus]
         return dict(
             repo_id=corpus.repository, revision=self.revision,

@@ -1,9 +1,9 @@
-"""A synthetic language whose entropy is known.
+"""A synthetic language of known entropy.
 
-A document is a separator, a passage, a marker, and the same passage again,
-verbatim. Passages are drawn from a Markov chain in which every word has a few
-possible successors. A bigram table therefore learns the first half of each
-document; only a model that looks back, as attention does, learns the second.
+A document is a separator, a passage, a marker, and the same passage again. A
+passage comes from a Markov chain in which each word has a few successors. A
+bigram table learns the first half of each document; only a model that looks
+back, as attention does, learns the second.
 """
 import hashlib
 import json
@@ -16,13 +16,13 @@ from benchmark_utils.console.errors import readable
 from benchmark_utils.data.shards import TokenShards, write_shard
 from benchmark_utils.harness.validation import CheckedParameters
 
-# Raise it whenever the documents change: it names the folder of the shards.
+# Increase it if the documents change: it names the folder of the shards.
 FORMAT_VERSION = 1
 DOCUMENTS_PER_CHUNK = 4096
 
 
 class Dataset(CheckedParameters, BaseDataset):
-    """Markov passages that return after a marker; entropy in closed form."""
+    """Markov passages repeated after a marker; entropy in closed form."""
 
     name = "Simulated"
     requirements = []
@@ -52,7 +52,7 @@ class Dataset(CheckedParameters, BaseDataset):
 
     @readable
     def prepare(self):
-        """Write the shards, unless they are there."""
+        """Write the missing shards."""
         for stream, (path, num_tokens) in enumerate(self._files()):
             if not path.exists():
                 rng = np.random.default_rng([FORMAT_VERSION, 1 + stream])
@@ -73,11 +73,11 @@ class Dataset(CheckedParameters, BaseDataset):
         )
 
     def entropy(self):
-        """Entropy rate of the language, in nats per token.
+        """Return the entropy rate of the language, in nats per token.
 
-        Documents are independent, so it is the entropy of one divided by its
-        mean length. One of ``length`` words draws its length, its first word
-        and ``length - 1`` successors; all the rest follows from these.
+        Documents are independent: it is the entropy of one divided by its
+        mean length. A document draws its length, its first word and
+        ``length - 1`` successors; the rest follows from these.
         """
         lengths = np.arange(self.min_length, self.max_length + 1)
         per_document = (
@@ -88,7 +88,7 @@ class Dataset(CheckedParameters, BaseDataset):
         return float(per_document / (2 * lengths.mean() + 2))
 
     def _files(self):
-        """(path, number of tokens) of the training and validation shards."""
+        """Return (path, number of tokens) per shard, training first."""
         language = json.dumps([
             FORMAT_VERSION, self.vocab_size, self.num_successors,
             self.min_length, self.max_length, self.train_tokens,
@@ -103,7 +103,7 @@ class Dataset(CheckedParameters, BaseDataset):
         ]
 
     def _tokens(self, rng, num_tokens):
-        """Yield arrays of whole documents, cut at ``num_tokens`` in all."""
+        """Yield arrays of documents, ``num_tokens`` in total."""
         num_words = self.vocab_size - 2
         marker, separator = num_words, num_words + 1
         # The language is the same for both streams.
@@ -137,17 +137,17 @@ class Dataset(CheckedParameters, BaseDataset):
 
 
 def zipf(n):
-    """Probabilities proportional to 1, 1/2, ..., 1/n."""
+    """Return probabilities proportional to 1, 1/2, ..., 1/n."""
     weights = 1 / np.arange(1, n + 1)
     return weights / weights.sum()
 
 
 def _entropy(probabilities):
-    """Entropy of a distribution, in nats."""
+    """Return the entropy of a distribution, in nats."""
     return float(-(probabilities * np.log(probabilities)).sum())
 
 
 def _draw(cumulative, uniforms):
-    """Indices drawn from a distribution by inverting its cumulative sum."""
+    """Draw indices by inverting the cumulative sum of a distribution."""
     indices = np.searchsorted(cumulative, uniforms, side="right")
     return np.minimum(indices, len(cumulative) - 1)

@@ -1,17 +1,15 @@
-"""Any text: the user's own files, or what comes with Python.
+"""Text files of the user, or Python's standard library.
 
     benchopt run . -d "Text[path='~/novels']"
     benchopt run . -d "Text[path='corpus/**/*.md',tokenizer=gpt2]"
 
-One file is one document. The documents are put in the order of their hashes,
-and the last tenth of the text is for validation: of a single file, its end, as
-nanoGPT does it. Without a path, the text is the sources and documentation of
-Python's standard library.
+Each file is a document. Documents are sorted by hash, and the last tenth of
+the text is for validation: the end of a single file, as in nanoGPT. Without a
+path, the text is the sources and documentation of Python's standard library.
 
 Documents are cut into passages as long as FineWeb's median document, each led
-by the tokenizer's separator as these are, and the passages are shuffled:
-batches are read in order, and a long file would fill hundreds of small ones
-with nothing else. Shuffling takes as much memory as there is text.
+by the tokenizer's separator. Passages are shuffled, because a long file would
+otherwise fill hundreds of consecutive batches. The whole text is in memory.
 """
 import hashlib
 import json
@@ -38,12 +36,11 @@ from benchmark_utils.data.tokenizers import SEPARATORS, make_encoder
 from benchmark_utils.harness.cache_key import Keyed
 from benchmark_utils.harness.validation import CheckedParameters
 
-# Raise it whenever the same files make other shards: it is part of their
-# folder's name.
+# Increase it if the same files make other shards: it names their folder.
 FORMAT_VERSION = 2
-# The prefixes of the shards' names.
+# Prefixes of the shards' names.
 SIDES = "text_train", "text_val"
-# Beside the shards: documents, tokens and bytes of text on each side.
+# Numbers of documents, tokens and bytes of text on each side.
 CORPUS_FILE = "corpus.json"
 
 
@@ -54,8 +51,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
     requirements = []
 
     parameters = {
-        # A folder, of which all files are read, or a glob. None: the sources
-        # of Python's standard library, without its tests.
+        # File, folder (all its files) or glob; None is Python's standard
+        # library without its tests.
         "path": [None],
         # "bytes": vocabulary of 257, or "gpt2": 50,257, needs tiktoken.
         "tokenizer": ["bytes"],
@@ -72,8 +69,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         "path": [os.path.join(sysconfig.get_path("stdlib"), "email")],
     }
 
-    # What ``read_documents`` returns, found when first needed, and the hash of
-    # the documents and of how they become shards.
+    # The result of ``read_documents``, once needed, and the hash of the
+    # documents and of the settings that make shards of them.
     _documents = None
     _content = None
     _skipped = {}
@@ -84,20 +81,20 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
             list_files(values["path"])
 
     def cache_key(self):
-        """benchopt doesn't see that a text was edited."""
+        """Identify the text: benchopt does not see that it was edited."""
         try:
             self._find_documents()
         except (OSError, ValueError):
-            pass  # get_data says what is wrong.
+            pass  # get_data raises the error.
         return {"content": self._content}
 
     def __setstate__(self, state):
-        """A worker reads the text that the run was started with, or none."""
+        """Make a worker use the text that the run was started with."""
         self._content = state["content"]
 
     @readable
     def prepare(self):
-        """Write the shards, unless they are there, and say what they hold."""
+        """Write the missing shards, and print their contents."""
         self._open_shards()
 
     @readable
@@ -106,7 +103,7 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         return dict(
             train=train, val=val, target=self.target, entropy=None,
             repeat=self.repeat,
-            # The separators are tokens too, of no bytes.
+            # Separators are tokens of no bytes.
             bytes_per_token=corpus[SIDES[1]]["bytes"] / val.num_tokens,
         )
 
@@ -138,14 +135,13 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         for side, use in zip(SIDES, ("training", "validation"), strict=True):
             print(f"  {use}: {corpus[side]['tokens']:,} tokens in "
                   f"{corpus[side]['documents']:,} documents")
-        # Of the standard library, nobody could do anything about them.
+        # Nobody can change the skipped files of the standard library.
         for line in describe_skipped(self._skipped if self.path else {}):
             print(line)
         return shards, corpus
 
     def _find_documents(self):
-        """Read all files once. The order of the documents is that of their
-        hashes: the same on every machine, and unrelated to their names."""
+        """Read all files, once."""
         if self._documents is not None:
             return
         documents, self._skipped = read_documents(self.path)
@@ -163,9 +159,8 @@ class Dataset(CheckedParameters, Keyed, BaseDataset):
         self._documents, self._content = documents, content
 
     def _write_shards(self, folder):
-        """Write a folder under a temporary name and rename it, so that it is
-        whole whenever it is there. If several processes do so at the same
-        time, the first one's is kept: all are the same."""
+        """Write the shards to a temporary folder and rename it. If several
+        processes do so at once, the first one's is kept: all are equal."""
         encode = make_encoder(self.tokenizer)
         separator = SEPARATORS[self.tokenizer]
         temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")

@@ -34,23 +34,20 @@ class FakeHub:
     revisions : dict of str to (commit, files)
         "main" at first.
     faults : dict of str to list of str
-        Per file name, or "record" for the dataset's description: what goes
-        wrong with the next requests, one fault each, and then nothing.
-        "<status>", "cut <n>" and "reset <n>" (the connection ends after n
-        bytes, in order or with a reset), "wrong" (one byte is another),
-        "slow <n>" (n bytes per second), "stall", "whole" (the range is
-        ignored), "longer <n>" (n more bytes), "html" (a login page with
-        status 200).
+        Faults of the next requests, per file name, or "record" for the
+        dataset's description: "<status>", "cut <n>" and "reset <n>" (the
+        connection ends after n bytes, in order or with a reset), "wrong" (one
+        byte differs), "slow <n>" (bytes per second), "stall", "whole" (the
+        range is ignored), "longer <n>" (more bytes), "html" (a login page).
     requests : list of Request
-        Everything that was asked.
     bytes_sent : int
         Of file contents.
     token : str or None
         If set, the repository is private.
     has_ranges : bool
-        False: each request of a range is answered with 416.
+        If not, a request of a range is answered with 416.
     hashes : dict of str to str or None
-        SHA-256 on record of a file, if not the right one.
+        SHA-256 on record, where it is not that of the file.
     """
 
     def __init__(self, files, repo_id="owner/shards"):
@@ -89,8 +86,7 @@ class FakeHub:
         return None
 
     def asked(self, host, name):
-        """The requests to "hub" or "cdn" that are about a file, or about the
-        name of a revision."""
+        """Requests to "hub" or "cdn" for a file or revision."""
         return [
             request for request in self.requests if request.host == host
             and urlsplit(request.path).path.endswith(f"/{name}")
@@ -105,7 +101,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        # Broken connections are what this server is for.
+        # Broken connections are intended.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -149,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def answer_fault(self, fault):
-        """Whether the fault is an answer of its own, and was given."""
+        """Send the answer of a fault; return whether it has one."""
         if fault and fault[0].isdigit():
             # A rate limit that is over soon.
             extra = {"Retry_After": 0} if fault[0] == "429" else {}

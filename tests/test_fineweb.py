@@ -1,8 +1,4 @@
-"""FineWeb's shards become a problem, under the right key, with no surprises.
-
-Nothing here reaches the network: shards are written, or come from a Hub on
-loopback.
-"""
+"""FineWeb's dataset: parameters, downloads, cache keys. No network is used."""
 import os
 import re
 import subprocess
@@ -62,18 +58,15 @@ def test_fineweb_edu_has_fewer_shards(fineweb):
             refused()
 
 
-@pytest.mark.parametrize("corpus, expected", [
+@pytest.mark.parametrize("corpus, shards", [
     ("fineweb", 103), ("fineweb-edu", 99),
 ])
-def test_all_shards_of_a_corpus_are_the_default(fineweb, corpus, expected):
-    dataset = fineweb(corpus=corpus)
-    assert str(dataset) == (
-        f"FineWeb[corpus={corpus},num_train_shards={expected},repeat=False,"
-        "revision=main]"
-    )
-    assert str(fineweb(corpus=corpus, num_train_shards=expected)) == (
-        str(dataset)
-    )
+def test_all_shards_of_a_corpus_are_the_default(fineweb, corpus, shards):
+    for parameters in {}, {"num_train_shards": shards}:
+        assert str(fineweb(corpus=corpus, **parameters)) == (
+            f"FineWeb[corpus={corpus},num_train_shards={shards},repeat=False,"
+            "revision=main]"
+        )
 
 
 def test_a_run_does_not_start_with_a_large_download(fineweb, tmp_path):
@@ -155,6 +148,7 @@ def prepare(home, numbers, times=1):
     return {name: len(hub.asked("cdn", name)) for name in files}
 
 
+@pytest.mark.slow
 def test_benchopt_prepares_as_many_shards_as_asked_for(tmp_path):
     """And the missing one again, though it has prepared these before."""
     assert prepare(tmp_path / "home", range(4), times=2) == {
@@ -177,9 +171,7 @@ def test_fineweb_is_a_language_model_problem(
     fineweb, tmp_path, corpus, prefix, folder, target
 ):
     write_tiny_shards(tmp_path / "home" / folder, prefix=prefix)
-    data = fineweb(
-        corpus=corpus, num_train_shards=2, repeat=True
-    ).get_data()
+    data = fineweb(corpus=corpus, num_train_shards=2, repeat=True).get_data()
     assert [tokens[0] for tokens in data["train"].arrays] == [1, 2]
     assert [tokens[0] for tokens in data["val"].arrays] == [0]
     assert data["train"].vocab_size == data["val"].vocab_size == 50257
@@ -195,6 +187,7 @@ def test_a_target_is_asked_for_where_the_data_have_none(bench):
         objective.set_data(None, None, None, None, False)
 
 
+@pytest.mark.slow
 def test_cached_results_belong_to_the_content_of_verified_shards(
     fineweb, tmp_path
 ):

@@ -1,7 +1,6 @@
-"""Shards: what the reader refuses, and what the writer leaves behind.
+"""Token shards: the reader's refusals and what the writer leaves behind.
 
-The files are built and read here with ``struct`` alone, from the description
-of the format, not with the code under test.
+The tests build and read the files with ``struct`` alone.
 """
 import gc
 import os
@@ -112,6 +111,7 @@ def suspect(tmp_path_factory):
     return tmp_path_factory.mktemp("suspects") / "suspect_train_000001.bin"
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=2500)
 @given(suspicious_files())
 def test_a_broken_shard_is_refused_by_name(suspect, content):
@@ -127,6 +127,7 @@ def test_a_broken_shard_is_refused_by_name(suspect, content):
 clock = count()
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=500)
 @given(tokens.filter(len), st.integers(1, 2**16))
 def test_an_id_outside_the_vocabulary_is_refused_by_name(
@@ -186,9 +187,7 @@ def test_nothing_but_a_shard_is_read(tmp_path, flags):
     with socket.socket(socket.AF_UNIX) as server, \
             tempfile.TemporaryDirectory() as short:
         server.bind(f"{short}/socket")
-        done = run_python(
-            OPEN_ALL, *suspects, f"{short}/socket", flags=flags
-        )
+        done = run_python(OPEN_ALL, *suspects, f"{short}/socket", flags=flags)
     assert done.returncode == 0, done.stderr
     answers = done.stdout.splitlines()
     assert len(answers) == len(suspects) + 1
@@ -229,6 +228,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_cut_off_in_use_is_an_error_by_name(tmp_path):
     """A mapped file would end the process by SIGBUS, without a word."""
     path = tmp_path / "my_train_000001.bin"
@@ -252,19 +252,8 @@ def test_a_shard_that_is_replaced_in_use_is_read_to_its_end(tmp_path):
     assert tokens[999] == 999
 
 
-def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
-    write_shard(tmp_path / "my.bin", [range(1000)])
-    tokens = TokenFile(tmp_path / "my.bin")
-
-    def fail(*_):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(OSError, match="error: '.*my.bin'"):
-        tokens[10:20]
-
-
-def test_a_read_in_pieces_is_put_together(tmp_path, monkeypatch):
+def test_short_reads_are_put_together_and_failed_ones_named(
+        tmp_path, monkeypatch):
     """Linux reads at most 2 GB at once."""
     write_shard(tmp_path / "my.bin", [range(1000)])
     tokens = TokenFile(tmp_path / "my.bin")
@@ -273,6 +262,13 @@ def test_a_read_in_pieces_is_put_together(tmp_path, monkeypatch):
         descriptor, min(size, 77), offset
     ))
     assert tokens[100:900].tolist() == list(range(100, 900))
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(OSError, match="error: '.*my.bin'"):
+        tokens[10:20]
 
 
 @settings(PROPERTY, max_examples=200)
@@ -302,13 +298,10 @@ def test_token_files_close_with_their_last_user(tmp_path):
     assert len(os.listdir("/dev/fd")) <= before
 
 
-def test_a_corpus_without_shards_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        TokenShards([], vocab_size=10)
-
-
 def test_opening_reads_headers_only(tmp_path):
     """103 shards of FineWeb's size open in no time and no memory."""
+    with pytest.raises(ValueError, match="at least one"):
+        TokenShards([], vocab_size=10)
     paths = []
     for index in range(103):
         paths.append(tmp_path / f"sparse_{index:06d}.bin")
@@ -395,16 +388,11 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, bad):
         assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("vocab_size", [0, -1, 2**16 + 1])
-def test_a_vocabulary_that_uint16_cannot_hold_is_refused(
-        tmp_path, vocab_size):
-    with pytest.raises(ValueError, match=f"vocab_size is {vocab_size}"):
-        write_shard(tmp_path / "my.bin", [[1]], vocab_size)
-    assert leftovers(tmp_path) == []
-
-
-def test_more_tokens_than_the_header_can_count_are_refused(
-        tmp_path, monkeypatch):
+def test_more_than_the_format_can_hold_is_refused(tmp_path, monkeypatch):
+    """uint16 limits the vocabulary, the header the number of tokens."""
+    for vocab_size in 0, -1, 2**16 + 1:
+        with pytest.raises(ValueError, match=f"vocab_size is {vocab_size}"):
+            write_shard(tmp_path / "my.bin", [[1]], vocab_size)
     monkeypatch.setattr(shards, "MAX_TOKENS", 5)
     with pytest.raises(ValueError, match="at most 5"):
         write_shard(tmp_path / "my.bin", [[1, 2, 3], [4, 5, 6]])
@@ -437,10 +425,10 @@ def test_the_streams_own_errors_are_not_blamed_on_the_shard(tmp_path, error):
         yield [1]
         raise error
 
-    said = str(error)
+    message = str(error)
     with pytest.raises(type(error)) as raised:
         write_shard(tmp_path / "my.bin", stream())
-    assert str(raised.value) == said
+    assert str(raised.value) == message
     assert leftovers(tmp_path) == []
 
 
@@ -479,7 +467,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path):
     "write_shard(folder + '/my.bin', stream)",
     "write_shards(folder, 'my', stream, shard_tokens=300_000)",
 ])
-def test_a_full_disk_is_said_by_name_and_leaves_nothing(tmp_path, write):
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, write):
     """The limit on a file's size stands for the disk's."""
     done = run_python(
         "import resource, sys\n"

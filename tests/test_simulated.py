@@ -31,6 +31,7 @@ def test_passages_return_verbatim_after_the_marker(dataset):
             )
 
 
+@pytest.mark.slow
 def test_entropy_is_that_of_the_documents(dataset):
     """The code length of the documents that are really written, under
     frequencies counted from them, approaches the closed form.
@@ -67,9 +68,7 @@ def test_entropy_is_that_of_the_documents(dataset):
 
 
 def test_target_is_a_margin_above_the_entropy(dataset):
-    data = dataset(
-        train_tokens=1000, val_tokens=1000, margin=0.25
-    ).get_data()
+    data = dataset(train_tokens=1000, val_tokens=1000, margin=0.25).get_data()
     assert data["target"] - data["entropy"] == pytest.approx(0.25)
 
 
@@ -96,6 +95,7 @@ def test_an_impossible_language_is_refused(dataset, parameters, message):
         dataset(**parameters)
 
 
+@pytest.mark.slow
 def test_a_gpt_beats_a_bigram_table_and_approaches_the_entropy(
         run, dataset):
     language = dict(

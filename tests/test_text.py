@@ -1,7 +1,6 @@
-"""Text files as a corpus: which are read, how they are split, what is refused.
+"""Text files as a corpus: selection, split, tokens, refusals.
 
-The shards are taken apart here at the separator, 256, which is no byte, and
-put together again to the documents they should hold.
+The tests cut the shards at the separator, 256, which is not a byte.
 """
 import codecs
 import itertools
@@ -108,10 +107,6 @@ def assert_holds(both_sides, expected):
 
 # ------------------------------------------------------------- what is read
 
-def test_every_document_once_on_one_side(text, novels):
-    assert_holds(sides(text(novels)), contents(novels))
-
-
 @pytest.mark.parametrize("num_characters", [2, 9, 10, 3000, 200_000])
 def test_a_single_file_is_split_by_position(text, tmp_path, num_characters):
     """As nanoGPT does it: the last tenth of input.txt is for validation."""
@@ -126,11 +121,9 @@ def test_a_single_file_is_split_by_position(text, tmp_path, num_characters):
 
 @pytest.mark.parametrize("small", ["A note.", "Another note, not longer."])
 def test_files_of_all_sizes_are_split_by_size(text, tmp_path, small):
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    (folder / "large.txt").write_text("A long story, not finished. " * 5000)
-    (folder / "small.txt").write_text(small)
-    data = text(folder).get_data()
+    (tmp_path / "large.txt").write_text("A long story, not finished. " * 5000)
+    (tmp_path / "small.txt").write_text(small)
+    data = text(tmp_path / "*.txt").get_data()
     share = data["val"].num_tokens / data["train"].num_tokens
     assert share == pytest.approx(1 / 9, rel=0.01)
 
@@ -141,10 +134,9 @@ def test_bytes_per_token_are_those_of_the_validation_text(text, novels):
     assert data["bytes_per_token"] == pytest.approx(
         sum(map(len, read)) / sum(len(passage) + 1 for passage in read)
     )
-    # The second time, they come from what was noted.
-    assert text(novels).get_data()["bytes_per_token"] == (
-        data["bytes_per_token"]
-    )
+    # The second time, they come from corpus.json.
+    again = text(novels).get_data()
+    assert again["bytes_per_token"] == data["bytes_per_token"]
 
 
 def test_results_have_bits_per_byte_where_bytes_are_known(
@@ -182,8 +174,16 @@ def test_order_and_split_follow_from_the_contents_alone(
     assert np.mean([a == b for a, b in itertools.pairwise(novel)]) < 0.2
 
 
-def test_what_was_read_is_said(text, novels, capsys):
-    data = text(novels).get_data()
+def test_the_problem_is_the_parameters_and_is_printed(text, novels, capsys):
+    assert text(novels).get_data()["repeat"] is False
+    capsys.readouterr()
+    data = text(novels, target=1.5, repeat=True).get_data()
+    assert (data["target"], data["entropy"], data["repeat"]) == (
+        1.5, None, True
+    )
+    for side in "train", "val":
+        assert data[side].vocab_size == 257
+        data[side].check_token_ids()
     shown = capsys.readouterr().out
     assert "as bytes, vocabulary of 257, content " in shown
     train, val = data["train"].num_tokens, data["val"].num_tokens
@@ -196,18 +196,9 @@ def test_what_was_read_is_said(text, novels, capsys):
     assert "skipped" not in shown
 
 
-def test_the_problem_is_the_parameters(text, novels):
-    data = text(novels, target=1.5, repeat=True).get_data()
-    assert (data["target"], data["entropy"], data["repeat"]) == (
-        1.5, None, True
-    )
-    for side in "train", "val":
-        assert data[side].vocab_size == 257
-        data[side].check_token_ids()
-    assert text(novels).get_data()["repeat"] is False
-
-
-def test_a_glob_chooses_files(text, novels):
+def test_every_document_once_on_one_side(text, novels):
+    """All of a folder, or those that a glob matches."""
+    assert_holds(sides(text(novels)), contents(novels))
     for i in range(5):
         (novels / "shelf0" / f"{i}.md").write_text(f"# Essay {i}\n")
     for pattern in "**/*.md", "*1/*.txt":
@@ -260,8 +251,8 @@ def test_files_that_are_no_text_are_skipped_counted_and_named(
     (b"caf\xe9.txt", "utf-8:strict"),
     ("caf\u00e9.txt".encode(), "ascii:strict"),
 ], ids=["UTF-8", "ASCII"])
-def test_any_name_can_be_said_on_any_terminal(
-        novels, tmp_path, name, encoding):
+@pytest.mark.slow
+def test_any_name_is_printed_on_any_terminal(novels, tmp_path, name, encoding):
     with open(os.fsencode(novels) + b"/" + name, "wb") as file:
         file.write(b"\xff")
     done = subprocess.run(
@@ -385,15 +376,12 @@ def test_a_path_without_documents_is_refused(text, tmp_path):
 
 
 def test_files_without_text_are_refused_with_the_reasons(text, tmp_path):
-    folder = tmp_path / "none"
-    folder.mkdir()
-    (folder / "broken.txt").write_bytes(b"\xff")
-    (folder / "empty.txt").write_bytes(b"")
-    (folder / "one.txt").write_bytes(b"1")
+    for name, content in ("broken", b"\xff"), ("empty", b""), ("one", b"1"):
+        (tmp_path / f"{name}.txt").write_bytes(content)
     with pytest.raises(ValueError, match=(
         r"has no text(.|\n)*1 file\(s\) that are not UTF-8"
     )):
-        text(folder).get_data()
+        text(tmp_path / "*.txt").get_data()
     assert not (tmp_path / "data").exists()
 
 
@@ -508,8 +496,7 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_shards(
     assert_holds(sides(text(novels)), contents(novels))
 
 
-def test_a_full_disk_is_said_by_name_and_leaves_nothing(
-        text, novels, tmp_path):
+def test_a_full_disk_is_named_and_leaves_nothing(text, novels, tmp_path):
     """The limit on a file's size stands for the disk's."""
     (novels / "long.txt").write_text("Long. " * 100_000)
     errors = FORK.SimpleQueue()
@@ -550,6 +537,10 @@ def test_a_worker_reads_the_shards_of_the_run_it_belongs_to(
     sent = pickle.dumps(dataset)
     (novels / "shelf1" / "22.txt").write_text("Another ending.")
     assert sides(pickle.loads(sent)) == expected
+    # It needs no text where the shards are.
+    novels.rename(tmp_path / "moved novels")
+    assert sides(pickle.loads(sent)) == expected
+    (tmp_path / "moved novels").rename(novels)
     # On a machine that has neither these shards nor this text:
     for folder in (tmp_path / "data" / "text").iterdir():
         folder.rename(tmp_path / "moved")
@@ -569,14 +560,7 @@ def test_a_path_to_nothing_is_refused_when_it_is_chosen(
     assert str(error.value).startswith(sentence)
 
 
-def test_a_worker_needs_no_text_where_its_shards_are(text, novels):
-    dataset = text(novels)
-    expected = sides(dataset)
-    sent = pickle.dumps(dataset)
-    novels.rename(novels.with_name("moved"))
-    assert sides(pickle.loads(sent)) == expected
-
-
+@pytest.mark.slow
 def test_an_edited_text_never_gets_cached_results(novels, tmp_path):
     code = f"""
 import json, sys

@@ -1,9 +1,8 @@
-"""Notes on verified files, in the subfolder ``.hub`` beside them.
+"""Cached checksums of verified files, in the subfolder ``.hub``.
 
-A *record* is what the Hub says of a repository: "commit", and "files", a dict
-of name to "size" (bytes) and "sha256" (hexadecimal). A *stamp* is the SHA-256
-that was found in one file, with the size and the modification time that the
-file had: while these stay the same, it need not be read again.
+A *record* describes a repository: its "commit", and "files", a dict of name to
+"size" (bytes) and "sha256" (hexadecimal). A *cached checksum* is the SHA-256
+of one file, valid while its size and modification time stay the same.
 """
 import contextlib
 import json
@@ -16,19 +15,19 @@ from huggingface_hub.utils.sha import sha_fileobj
 
 
 def cache_folder(folder):
-    """The subfolder with the notes on a folder's files."""
+    """Return the subfolder for the checksums of a folder's files."""
     return folder / ".hub"
 
 
 def verify(part, path, size, sha256):
-    """Read a file, and stamp it for the name that it has or will get.
+    """Check a file's content, and cache its checksum under its final name.
 
     Parameters
     ----------
     part, path : Path
-        The file, and its name when it is right.
+        The file, and the name that it has or will get.
     size, sha256 : int, str
-        Bytes and hexadecimal SHA-256 that the file must have.
+        Expected bytes and hexadecimal SHA-256.
 
     Returns
     -------
@@ -37,20 +36,20 @@ def verify(part, path, size, sha256):
     """
     if not part.is_file():
         return "no content, since it is not a file"
-    # Taken before the file is read: it may change meanwhile.
+    # The file may change while it is read: take its time before.
     info = part.stat()
     if info.st_size != size:
         return f"{info.st_size:,} bytes instead of {size:,}"
     with part.open("rb") as content:
         if (found := sha_fileobj(content).hex()) != sha256:
             return f"SHA-256 {found} instead of {sha256}"
-        # The stamp must not outlive the content in a power failure.
+        # After a power failure, a checksum must not exist without its file.
         os.fsync(content.fileno())
     _write(_cache_path(path), f"{found} {size} {info.st_mtime_ns}")
 
 
 def cached_hash(path):
-    """The SHA-256 found in a file that hasn't changed since, or None."""
+    """Return the cached SHA-256 of an unchanged file, or None."""
     try:
         info = path.stat()
         sha256, *version = _cache_path(path).read_text().split()
@@ -61,7 +60,7 @@ def cached_hash(path):
 
 
 def read_record(path):
-    """The stored record, or None. A damaged one is not trusted."""
+    """Return the stored record, or None if it is missing or damaged."""
     try:
         record = json.loads(path.read_text())
         hashes = [record["commit"]]
@@ -79,7 +78,7 @@ def read_record(path):
 
 
 def write_record(path, record):
-    """Store a record, if the folder can be written; return it."""
+    """Store a record if the folder is writable, and return it."""
     _write(path, json.dumps(record, indent=1))
     return record
 
@@ -89,8 +88,8 @@ def _cache_path(path):
 
 
 def _write(path, text):
-    """Write a note whole or not at all. In somebody else's folder, or on a
-    full disk, the work that it saves is done again."""
+    """Write a file atomically. In a read-only folder or on a full disk, do
+    without: the cache only saves work."""
     with contextlib.suppress(OSError):
         draft = path.with_name(f".{secrets.token_hex(4)}")
         draft.write_text(text)

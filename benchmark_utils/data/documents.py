@@ -1,7 +1,6 @@
-"""Documents: text files, split into training and validation text and cut into
-passages.
+"""Text files, split into training and validation text, cut into passages.
 
-The result follows from the contents of the files, not from their names or
+The result depends on the contents of the files only, not on their names or
 order: it is the same on every machine.
 """
 import codecs
@@ -11,12 +10,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# One in this many characters is for validation.
+# One character in this many is for validation.
 VALIDATION_SHARE = 10
-# Characters in a passage, at most.
+# Maximum number of characters in a passage.
 PASSAGE_LENGTH = 2048
-# Byte-order marks of files that are not read. Those of UTF-32 come first,
-# because one of them begins with one of UTF-16's.
+# Byte-order marks of unsupported encodings. UTF-32 comes first, because one of
+# its marks begins with one of UTF-16's.
 MARKS = [
     ("UTF-32", codecs.BOM_UTF32_LE), ("UTF-32", codecs.BOM_UTF32_BE),
     ("UTF-16", codecs.BOM_UTF16_LE), ("UTF-16", codecs.BOM_UTF16_BE),
@@ -27,16 +26,16 @@ TEST_FOLDERS = {"test", "tests", "idle_test"}
 def read_documents(path):
     """Find the documents of a folder, glob or, if None, Python's library.
 
-    Left out are the hidden files of a folder, files that are not text, and
-    files whose content was read before.
+    Hidden files of a folder, files that are not text, and duplicates are
+    skipped.
 
     Returns
     -------
     documents : dict
-        SHA-256 of the content, in decreasing order: (Path, number of
+        SHA-256 of the content, in decreasing order, to (Path, number of
         characters).
     skipped : dict of str to list of Path
-        The files that were left out, by the reason.
+        Skipped files by reason.
 
     Raises
     ------
@@ -66,14 +65,14 @@ def read_documents(path):
 
 
 def why_no_text(data):
-    """The reason why the content of a file is not read as text, or None."""
+    """Return the reason why these bytes are not read as text, or None."""
     if not data:
         return "are empty"
     for name, mark in MARKS:
         if data.startswith(mark):
             return f"are {name}: convert them (iconv -f {name} -t UTF-8)"
-    # git, too, takes a file with zero bytes for binary. UTF-16 without a
-    # byte-order mark has them.
+    # Like git, take zero bytes for a sign of binary content (or of UTF-16
+    # without a byte-order mark).
     if b"\0" in data:
         return "are binary, with zero bytes"
     try:
@@ -83,7 +82,7 @@ def why_no_text(data):
 
 
 def describe_skipped(skipped):
-    """Lines that say how many files were left out, why, and one name."""
+    """Return a line per reason: how many files it skipped, and the first."""
     files = [file for group in skipped.values() for file in group]
     lines = [
         f"  skipped: {len(group):,} file(s) that {reason}, the first is "
@@ -98,18 +97,18 @@ def describe_skipped(skipped):
 
 
 def printable(path):
-    """A name in the terminal's encoding; what it lacks is escaped."""
+    """Return a name with the characters that stdout can't show escaped."""
     encoding = sys.stdout.encoding or "ascii"
     return str(path).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def list_files(path):
-    """The regular files that ``path`` stands for, sorted; ``ValueError`` if
+    """Return the regular files of ``path``, sorted; raise ``ValueError`` if
     there are none."""
     if path is None:
         root = Path(sysconfig.get_path("stdlib"))
-        # The modules that every installation of this version has: no test
-        # suite, no third-party packages, nothing made by the build.
+        # Only modules that every installation of this version has, without
+        # test suites, third-party packages and files made by the build.
         files = [
             file for module in sys.stdlib_module_names
             for file in [root / f"{module}.py", *(root / module).rglob("*.py")]
@@ -131,7 +130,7 @@ def list_files(path):
         files = [given]
     else:
         files = map(Path, glob.glob(str(given), recursive=True))
-    # Reading a pipe would wait for whoever writes to it.
+    # Reading a pipe would block until somebody writes to it.
     files = sorted(file for file in files if file.is_file())
     if not files:
         raise ValueError(
@@ -143,12 +142,12 @@ def list_files(path):
 
 
 def split(documents):
-    """Divide the characters of all documents, in their order.
+    """Divide the documents, in their order, by number of characters.
 
     Returns
     -------
     train, val : lists of (SHA-256, file, start, stop)
-        Characters of documents. At most one document is on both sides.
+        Ranges of characters. At most one document is on both sides.
     """
     total = sum(length for _, length in documents.values())
     cut = total - max(1, total // VALIDATION_SHARE)
@@ -168,8 +167,8 @@ def split(documents):
 def read_passages(parts):
     """Cut the texts of (SHA-256, file, start, stop) into passages.
 
-    Returns a list of str, in the order of hashes: it looks random, and is the
-    same on every machine.
+    Returns a list of str in the order of their hashes: shuffled, and the same
+    on every machine.
     """
     passages = []
     for digest, file, first, stop in parts:

@@ -1,12 +1,15 @@
 """Verified downloads: files of a Hugging Face dataset repository in a folder.
 
-``fetch_shards`` makes a folder hold certain files of a repository, each with
-the size and the SHA-256 that the Hub has on record. huggingface_hub transfers
-them, one after the other (hf_xet reads each in parallel), into a folder of
-this process's own; a file gets its name when it is complete and verified.
+huggingface_hub transfers the files one after the other (hf_xet reads each in
+parallel) into a temporary folder. A file gets its name once its size and
+SHA-256 match the Hub's record; its checksum is cached (``checksums.py``), and
+it is neither read nor requested again.
 
-A verified file is noted beside the files (``checksums.py``), and is then
-neither read nor requested again.
+``snapshot_download(local_dir=...)`` of huggingface_hub 2.4, tried against a
+faulty local Hub, accepts a file with one wrong byte, deletes a foreign file of
+the same name before the download, and trusts a replaced file with an older
+modification time. It fails where the file system refuses locks, and without a
+network it uses a wrong file as it is.
 """
 import contextlib
 import functools
@@ -28,34 +31,33 @@ from huggingface_hub.errors import (
 
 from benchmark_utils.data import checksums
 
-# Seconds to wait before each new attempt, where the trouble may pass.
+# Seconds to wait before each retry of a transient failure.
 RETRY_WAITS = (1, 4, 16)
-# An unfinished download is abandoned after so many seconds without a write.
+# Seconds without a write after which an unfinished download is removed.
 ABANDONED_AFTER = 3600
 
 
 class HubUnavailable(OSError):
-    """The Hub can't be reached, or can't deliver for the moment."""
+    """The Hub can't be reached, or fails for the moment."""
 
 
 def fetch_shards(repo_id, filenames, folder, revision="main"):
-    """Make a folder hold verified files of a dataset repository.
+    """Download the missing files of a dataset repository; verify all.
 
-    May be called by several processes at once, and again after a kill: files
-    that are complete stay, one that was under way starts again. A file that
-    is there and not the Hub's may be somebody's own work: it is renamed to
-    ``<file>.rejected-<number>``. With neither a record nor a network, files
-    are used as they are.
+    Several processes may call it at once. After a kill, complete files stay
+    and an unfinished one starts again. A file that differs from the Hub's may
+    be somebody's own work: it is renamed to ``<file>.rejected-<number>``.
+    With neither a record nor a network, files are used as they are.
 
     Parameters
     ----------
     repo_id : str
         Dataset repository on the Hub, "owner/name".
     filenames : list of str
-        Files at the root of the repository, large ones (stored with LFS or
-        Xet): the Hub has no SHA-256 of the others.
+        Files at the root of the repository, stored with LFS or Xet: the Hub
+        has no SHA-256 of others.
     folder : str or Path
-        Created if needed. May be read-only when it holds the files.
+        Created if needed; may be read-only if it holds the files.
     revision : str
         Branch, tag or commit of the repository.
 
@@ -69,8 +71,8 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
     ValueError
         If the repository has no such revision or file.
     OSError
-        If files can't be fetched: no network or wrong content again and again
-        (``HubUnavailable``), a refusal by the Hub, a full disk, a folder that
+        If there is no network or the content is wrong again and again
+        (``HubUnavailable``), the Hub refuses, the disk is full, or the folder
         can't be written.
     """
     mirror = _Mirror(repo_id, filenames, folder, revision)
@@ -93,15 +95,14 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
 
 
 def shard_versions(repo_id, filenames, folder, revision="main"):
-    """Identity of the content of each file, found without reading it.
+    """Identify the content of each file without reading it.
 
     Returns
     -------
     versions : list
-        Per file the SHA-256 on record, whatever its modification time:
-        ``fetch_shards`` lets no other content pass. Without a record, size
-        and modification time. None for a file that is missing or has another
-        size than the one on record.
+        Per file, the SHA-256 on record (``fetch_shards`` accepts no other
+        content), or size and modification time without a record. None if the
+        file is missing or its size is not the one on record.
     """
     mirror = _Mirror(repo_id, filenames, folder, revision)
 
@@ -118,13 +119,13 @@ def shard_versions(repo_id, filenames, folder, revision="main"):
 
 
 class _Mirror:
-    """Some files of a repository at a revision, in a folder."""
+    """Local copies of some files of a repository at a revision."""
 
     def __init__(self, repo_id, names, folder, revision):
         self.repo_id, self.names, self.revision = repo_id, names, revision
         self.folder = Path(folder)
-        self.notes = checksums.cache_folder(self.folder)
-        self.record_path = self.notes / (
+        self.cache = checksums.cache_folder(self.folder)
+        self.record_path = self.cache / (
             f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.json"
         )
         self.record = checksums.read_record(self.record_path)
@@ -133,15 +134,15 @@ class _Mirror:
         return [n for n in self.names if not (self.folder / n).exists()]
 
     def complete(self):
-        """Verify the files without a stamp, and fetch those not there."""
+        """Verify files without a cached checksum, fetch missing ones."""
         self.record = self.record or self._ask_record()
         if not self._unverified():
             return
-        # Where it can't be written, files are verified each time.
+        # In a read-only folder, files are verified each time.
         with contextlib.suppress(OSError):
-            self.notes.mkdir(parents=True, exist_ok=True)
-        with _turn(self.notes / "lock") as has_locks:
-            # Another process may have done it all while this one waited.
+            self.cache.mkdir(parents=True, exist_ok=True)
+        with _turn(self.cache / "lock") as has_locks:
+            # Another process may have done everything in the meantime.
             stored = checksums.read_record(self.record_path)
             self.record = stored or checksums.write_record(
                 self.record_path, self.record
@@ -150,12 +151,12 @@ class _Mirror:
                 if os.path.lexists(self.folder / name):
                     self._check(name)
             if missing := self.missing():
-                self.notes.mkdir(parents=True, exist_ok=True)
+                self.cache.mkdir(parents=True, exist_ok=True)
                 self._remove_abandoned()
                 self._fetch_all(missing, has_locks)
 
     def _check(self, name):
-        """Keep a file that is right, or put it aside."""
+        """Verify a file; rename it if it is wrong."""
         path = self.folder / name
         print(f"Verifying {path}")
         expected = self.record["files"][name]
@@ -202,13 +203,13 @@ class _Mirror:
         ]
 
     def _fetch(self, name, has_locks):
-        """Receive one file, verify it, and put it in its place."""
+        """Download and verify one file, then give it its name."""
         path = self.folder / name
         with tempfile.TemporaryDirectory(
-            prefix="incoming-", dir=self.notes, ignore_cleanup_errors=True
+            prefix="incoming-", dir=self.cache, ignore_cleanup_errors=True
         ) as own, tempfile.TemporaryDirectory() as elsewhere:
-            # huggingface_hub locks files of its own, though nobody else knows
-            # them, and fails where the file system refuses.
+            # huggingface_hub locks files inside local_dir, and fails where
+            # the file system refuses locks.
             received = hf_hub_download(
                 self.repo_id, name, repo_type="dataset",
                 revision=self.record["commit"], cache_dir=own,
@@ -231,7 +232,7 @@ class _Mirror:
                     self.repo_id, revision=self.revision, files_metadata=True,
                     timeout=constants.HF_HUB_ETAG_TIMEOUT,
                 ),
-                # Whoever has the files doesn't wait for a Hub in trouble.
+                # If all files are present, don't retry.
                 is_patient=bool(self.missing()),
             )
         except RevisionNotFoundError:
@@ -246,8 +247,8 @@ class _Mirror:
         }}
 
     def _remove_abandoned(self):
-        """Remove what killed processes had received of a file."""
-        for own in self.notes.glob("incoming-*"):
+        """Remove the unfinished downloads of killed processes."""
+        for own in self.cache.glob("incoming-*"):
             with contextlib.suppress(OSError):
                 newest = max(p.stat().st_mtime for p in [own, *own.rglob("*")])
                 if newest < time.time() - ABANDONED_AFTER:
@@ -256,8 +257,8 @@ class _Mirror:
 
 @contextlib.contextmanager
 def _turn(path):
-    """Let the processes that share a folder take turns, to spare double work;
-    yield whether they can."""
+    """Let processes that share a folder take turns, to avoid double work;
+    yield whether the file system has locks."""
     lock, has_locks = FileLock(path, mode=0o664), True
     try:
         lock.acquire(timeout=0)
@@ -273,19 +274,19 @@ def _turn(path):
 
 
 def _ask(what, request, is_patient=True):
-    """The Hub's answer to a request, repeated after what may pass.
+    """Return the Hub's answer, retrying after transient failures.
 
-    Raises ``RevisionNotFoundError`` as it is, ``HubUnavailable``, and OSError
-    for a refusal by the Hub or a disk that can't be written.
+    Raises ``RevisionNotFoundError``, ``HubUnavailable``, or another OSError
+    if the Hub refuses or the disk can't be written.
     """
     for wait in (*(RETRY_WAITS if is_patient else ()), None):
         try:
             return request()
         except RevisionNotFoundError:
             raise
-        # The transports' errors have no common base.
+        # The errors of the transports have no common base class.
         except Exception as error:
-            # huggingface_hub raises this one after retries, from its reason.
+            # huggingface_hub raises it after its own retries, from the cause.
             is_final = isinstance(error, LocalEntryNotFoundError)
             cause = is_final and error.__cause__ or error
             summary = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
@@ -299,7 +300,7 @@ def _ask(what, request, is_patient=True):
                 ) from None
             is_network = isinstance(cause, (ConnectionError, TimeoutError))
             if getattr(cause, "errno", None) and not is_network:
-                raise  # The disk can't be written; no network is to blame.
+                raise  # The disk failed, not the network.
             is_offline = isinstance(cause, OfflineModeIsEnabled)
             if wait is None or is_final or is_offline:
                 raise HubUnavailable(

@@ -1,14 +1,13 @@
-"""Batches of next-token prediction, cut from token shards in their order.
+"""Sequential batches of next-token prediction from token shards.
 
-The semantics are those of modded-nanogpt's optimization track: one *global
-window* of ``batch_size * sequence_length`` tokens (and one more for the last
-target) per step, rows cut blindly from it, rank ``r`` of ``world_size``
-taking the r-th contiguous slice of rows. Nothing is shuffled. A window never
-straddles two shards: the next shard starts when the window would not fit,
-so the tail of each shard, shorter than a window, is dropped. Of a shard of
-10**8 tokens, 190 windows of 524,288 tokens are used (99.6 %).
+As in modded-nanogpt's optimization track, a step takes one *global window* of
+``batch_size * sequence_length`` tokens (and one more for the last target), cut
+into rows regardless of documents; rank ``r`` takes the r-th contiguous slice
+of rows. Nothing is shuffled. A window never straddles two shards, so the end
+of a shard that is shorter than a window is dropped: a shard of 10**8 tokens
+has 190 windows of 524,288 tokens (99.6 %).
 
-The stream of tokens therefore depends on neither the number of ranks nor the
+The order of the tokens depends neither on the number of ranks nor on the
 micro-batch.
 """
 import bisect
@@ -21,13 +20,12 @@ import torch
 
 from benchmark_utils.hardware.device import KINDS
 
-# Steps are read together in blocks of about this many tokens, so that small
-# steps don't pay for one hand-over between threads each; 2 MiB as int64, what
-# the processor's caches hold.
+# Small steps are read in blocks of about this many tokens, to save switches
+# between threads. 2 MiB as int64: they fit in the processor's cache.
 BLOCK_TOKENS = 2**18
-# Blocks that are read ahead of the training loop.
+# Number of blocks read ahead of the training loop.
 READ_AHEAD = 3
-# What may be behind sizes that don't fit.
+# Hint for sizes that don't fit the data.
 DEFAULTS = (
     "(A problem or solver on the command line has its own defaults, not a "
     "configuration's. This keeps what it doesn't name: python -m "
@@ -42,16 +40,15 @@ class BatchLoader:
     Parameters
     ----------
     shards : TokenShards
-        Tokens, in their order.
+        Tokens, in order.
     batch_size : int
         Rows per step, over all ranks.
     sequence_length : int
         Tokens per row.
     repeat : bool
-        Permission to start again with the first shard when they end. Without
-        it, ``check_horizon`` raises ``ValueError`` before any training.
+        Whether to start again with the first shard after the last.
     rank, world_size : int
-        Number of this process, from 0, and number of processes.
+        Index of this process, from 0, and number of processes.
 
     Raises
     ------
@@ -84,7 +81,7 @@ class BatchLoader:
             (len(tokens) - 1) // self.tokens_per_step
             for tokens in shards.arrays
         ]
-        # Number of steps in the shards up to and including each one.
+        # Cumulative number of steps, per shard.
         self._last_step = list(accumulate(self._steps))
         if len(self) == 0:
             raise ValueError(
@@ -96,22 +93,19 @@ class BatchLoader:
             )
 
     def for_rank(self, rank, world_size):
-        """The loader of the same batches for one of several ranks."""
+        """Return a loader of one rank's part of the same batches."""
         return BatchLoader(
             self.shards, self.batch_size, self.sequence_length, self.repeat,
             rank, world_size,
         )
 
     def __len__(self):
-        """Steps in one pass over the shards."""
+        """Return the number of steps in one pass over the shards."""
         return self._last_step[-1]
 
     def check_horizon(self, num_steps):
-        """Check, before training, that ``num_steps`` steps can be served.
-
-        Reads the shards that these steps need, once per process, to check
-        their token ids. Raises ``ValueError`` if they are too few or corrupt.
-        """
+        """Check that the shards hold ``num_steps`` steps, and the token ids
+        of those shards; raise ``ValueError`` if not."""
         if num_steps > len(self) and not self.repeat:
             needed = -(-num_steps // max(self._steps))
             raise ValueError(
@@ -129,15 +123,15 @@ class BatchLoader:
     def batches(self, device="cpu", start_step=0, stop_step=None):
         """Iterate over the batches of the steps [start_step, stop_step).
 
-        A background thread reads ahead, a bounded number of tokens, and
-        widens them to int64. For CUDA it leaves them as they are stored, 2
-        bytes each, in pinned memory: they are widened on the device.
+        A background thread reads a bounded number of tokens ahead and widens
+        them to int64. For CUDA they stay uint16, in pinned memory, and are
+        widened on the device.
 
         Parameters
         ----------
         device : torch.device or str
         start_step, stop_step : int
-            Steps, by default one whole pass. Starting late costs nothing.
+            By default, one whole pass. Starting late costs nothing.
 
         Yields
         ------
@@ -169,13 +163,13 @@ class BatchLoader:
                 block = block.to(device, non_blocking=True).to(torch.int64)
                 inputs = block[:, :-1].unflatten(1, shape)
                 targets = block[:, 1:].unflatten(1, shape)
-                # Views, made by one call per block instead of four per step.
+                # One call per block makes the views, not four per step.
                 yield from zip(inputs.unbind(), targets.unbind(), strict=True)
 
     def _plan(self, start_step, stop_step):
         """Yield (shard, first step within it, number of steps) per block."""
         most_steps = max(1, BLOCK_TOKENS // self._rank_tokens)
-        # Small blocks first: training waits for one step, not for a block.
+        # Start with small blocks, so that training starts after one step.
         steps_per_block = 1
         step = start_step
         while step < stop_step:
@@ -188,13 +182,11 @@ class BatchLoader:
             steps_per_block = min(2 * steps_per_block, most_steps)
 
     def _read(self, shard, first_step, num_steps, pin):
-        """Read this rank's tokens of consecutive steps.
-
-        Returns a tensor [num_steps, rank tokens + 1], the last column being
-        the last target: uint16 in pinned memory, or int64.
-        """
+        """Read this rank's tokens of consecutive steps as a tensor of shape
+        [num_steps, rank tokens + 1], uint16 in pinned memory or int64. The
+        last column is the last target."""
         start = first_step * self.tokens_per_step
-        # A rank reads the windows of all ranks: one read, hardly longer.
+        # One read of all ranks' windows is hardly slower than its own alone.
         window = self.shards.arrays[shard][
             start:start + num_steps * self.tokens_per_step + 1
         ]
@@ -204,8 +196,8 @@ class BatchLoader:
         if pin:
             block = torch.empty(shape, dtype=torch.uint16, pin_memory=True)
         else:
-            # NumPy allocates it: torch aligns memory so that less of it is
-            # reused, and twice as many pages come from the system anew.
+            # NumPy's allocator reuses more memory than torch's, which takes
+            # twice as many new pages from the system.
             block = torch.from_numpy(np.empty(shape, np.int64))
         rows = block.numpy()
         rows[:, :-1] = window[:-1].reshape(num_steps, -1)[:, first:last]
@@ -214,23 +206,10 @@ class BatchLoader:
 
 
 def validation_loader(shards, num_tokens, sequence_length):
-    """The first tokens of a shard, as the rows of one batch.
+    """Make a loader of the first shard's first tokens, as one batch.
 
-    Parameters
-    ----------
-    shards : TokenShards
-    num_tokens : int
-        A multiple of ``sequence_length``.
-    sequence_length : int
-
-    Returns
-    -------
-    loader : BatchLoader
-
-    Raises
-    ------
-    ValueError
-        If the shard holds fewer.
+    ``num_tokens`` is a multiple of ``sequence_length``. Raises ``ValueError``
+    if the shard holds fewer.
     """
     available = len(shards.arrays[0]) - 1
     if num_tokens > available:

@@ -1,4 +1,4 @@
-"""Token shards: the binary files that hold a tokenized corpus.
+"""Token shards: binary files of a tokenized corpus.
 
     from benchmark_utils.data.shards import write_shard
     write_shard("my_train_000001.bin", [numpy.array([50256, 40, 1101])])
@@ -25,13 +25,13 @@ from benchmark_utils.data.token_file import (
     naming,
 )
 
-# Tokens read at once to check them, 16 MiB.
+# Tokens checked at once, 16 MiB.
 CHUNK_TOKENS = 2**23
 
 
 @functools.cache
 def _check_token_ids(path, vocab_size, size, mtime_ns):
-    """Read a shard once per process and version of the file."""
+    """Check a shard, once per process and version of the file."""
     shard = TokenFile(path)
     for start in range(0, len(shard), CHUNK_TOKENS):
         tokens = shard[start:start + CHUNK_TOKENS]
@@ -45,17 +45,16 @@ def _check_token_ids(path, vocab_size, size, mtime_ns):
 
 
 class TokenShards:
-    """An ordered list of validated token shards.
+    """Token shards of a corpus, in order.
 
-    Opening checks every header and file size and reads nothing else;
-    ``check_token_ids`` reads the tokens.
+    Opening checks every header and file size, and reads no tokens.
 
     Parameters
     ----------
     paths : list of str or Path
-        Shards in the order of the corpus, at least one.
+        At least one, in the order of the corpus.
     vocab_size : int
-        Number of token ids: all must be below it.
+        All token ids must be below it.
 
     Attributes
     ----------
@@ -78,18 +77,16 @@ class TokenShards:
         self.num_tokens = sum(len(tokens) for tokens in self.arrays)
 
     def check_token_ids(self, num_shards=None):
-        """Read the first ``num_shards`` shards (all by default) and check
-        that every token id is in the vocabulary, once per process and file.
-
-        Raises ``ValueError`` naming the file, the id and its position.
-        """
+        """Check every token id of the first ``num_shards`` shards (default:
+        all), once per process and file; raise ``ValueError`` if one is not in
+        the vocabulary."""
         def check(path):
             info = os.stat(path)
             _check_token_ids(
                 path, self.vocab_size, info.st_size, info.st_mtime_ns
             )
 
-        # The full corpus has 20 GB: threads read it as fast as the disk can.
+        # The full corpus has 20 GB: threads use the full speed of the disk.
         with ThreadPoolExecutor() as pool:
             list(pool.map(check, self.paths[:num_shards]))
 
@@ -97,18 +94,16 @@ class TokenShards:
 def write_shard(path, arrays, vocab_size=2**16):
     """Write one shard from a stream of token arrays.
 
-    The shard is written under a temporary name beside ``path`` and renamed
-    when it is complete: whatever happens, ``path`` is never half a shard.
+    The file gets its name once it is complete: ``path`` is never half a shard.
 
     Parameters
     ----------
     path : str or Path
-        File to write. Its folder is created if needed, and a file of this
-        name replaced.
+        Its folder is created if needed; an existing file is replaced.
     arrays : iterable of array-like of int, shape [any]
         Token ids in [0, vocab_size).
     vocab_size : int
-        Number of token ids, at most 65,536: what uint16 can hold.
+        At most 65,536, the limit of uint16.
 
     Returns
     -------
@@ -117,9 +112,9 @@ def write_shard(path, arrays, vocab_size=2**16):
     Raises
     ------
     ValueError
-        If an id does not fit, or there are no tokens, or 2**31 or more.
+        If an id does not fit, or there are no tokens or 2**31 or more.
     OSError
-        If the file can't be written, because the disk is full for example.
+        If the file can't be written.
     """
     path = Path(path)
     if not 1 <= vocab_size <= 2**16:
@@ -156,20 +151,19 @@ def write_shard(path, arrays, vocab_size=2**16):
 
 def write_shards(folder, prefix, arrays, vocab_size=2**16,
                  shard_tokens=10**8):
-    """Write a stream of token arrays as consecutive shards.
+    """Write a stream of token arrays, of any length, as consecutive shards.
 
-    The arrays may be of any length; they are cut where a shard is full, and
-    only one is in memory at a time.
+    Only one array is in memory at a time.
 
     Parameters
     ----------
     folder : str or Path
     prefix : str
-        Start of the names: {prefix}_000001.bin, {prefix}_000002.bin, ...
+        The names are {prefix}_000001.bin, {prefix}_000002.bin, ...
     arrays, vocab_size
         As for ``write_shard``.
     shard_tokens : int
-        Tokens in each shard but the last.
+        Tokens in every shard except the last.
 
     Returns
     -------
@@ -178,9 +172,9 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
     Raises
     ------
     FileExistsError
-        If the folder has shards of this prefix: they would be mixed up.
+        If the folder has shards of this prefix.
     OSError, ValueError
-        As ``write_shard``. The shards written until then are removed.
+        As for ``write_shard``; the shards written so far are removed.
     """
     folder = Path(folder)
     if not 1 <= shard_tokens <= MAX_TOKENS:
@@ -220,9 +214,9 @@ def write_shards(folder, prefix, arrays, vocab_size=2**16,
 
 
 def _checked(tokens, vocab_size, path):
-    """The array as 1-D uint16 tokens of the vocabulary, or a ValueError."""
+    """Return an array as 1-D uint16 tokens, or raise ``ValueError``."""
     tokens = np.asarray(tokens)
-    # NumPy makes an empty list an array of floats: it is no mistake.
+    # NumPy makes an empty list an array of floats: allow it.
     if tokens.ndim != 1 or (
         len(tokens) and not np.issubdtype(tokens.dtype, np.integer)
     ):

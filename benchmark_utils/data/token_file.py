@@ -1,9 +1,9 @@
-"""One token shard as a file: its format, checked, and its tokens.
+"""Reader of a token shard's file.
 
-The format is the one of llm.c (``dev/data/data_common.py``) that
-modded-nanogpt's GPT-2 shards use: a header of 256 little-endian int32
-(1,024 bytes) of which the first three are the magic number 20240520, the
-version 1 and the number of tokens, then the tokens as little-endian uint16.
+The format is llm.c's (``dev/data/data_common.py``), which modded-nanogpt's
+GPT-2 shards use too: a header of 256 little-endian int32 (1,024 bytes), the
+first three being the magic number 20240520, the version 1 and the number of
+tokens; then the tokens as little-endian uint16.
 """
 import contextlib
 import os
@@ -25,10 +25,9 @@ MAX_TOKENS = 2**31 - 1
 class TokenFile:
     """The tokens of one shard, read from the file when they are indexed.
 
-    The header is checked at once, nothing else is read. The file is read and
-    not mapped: of a mapped file that is cut off, or on a disk that fails, the
-    process would die by SIGBUS without a word, and the pages that were read
-    would count as its memory.
+    Opening checks the header and reads nothing else. The file is not mapped:
+    if a mapped file were cut off or its disk failed, SIGBUS would kill the
+    process, and the pages it had read would count as its memory.
 
     Parameters
     ----------
@@ -37,22 +36,20 @@ class TokenFile:
     Raises
     ------
     OSError
-        If the file is missing or can't be read, then or later.
+        If the file is missing or can't be read, now or when indexed.
     ValueError
-        If it is not a complete token shard, or no longer is one when tokens
-        are read. The message names the file, what was found and what was
-        expected.
+        If it is not a complete token shard, or no longer one when indexed.
     """
 
     def __init__(self, path):
         self.path = Path(path)
-        # Before opening it: opening a pipe waits for whoever writes to it.
+        # Opening a pipe would block until somebody writes to it.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError(
                 f"{path} is a folder, pipe or device; expected a token shard."
             )
-        # The file stays open as long as anybody has its tokens, so that it can
-        # still be read where it is replaced meanwhile.
+        # The descriptor stays open, so that a file that is replaced or deleted
+        # in the meantime can still be read.
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         with naming(path):
@@ -63,8 +60,8 @@ class TokenFile:
         return self._num_tokens
 
     def __getitem__(self, index):
-        """One token, or a slice of step 1 as np.ndarray of uint16, read-only,
-        shape [num_tokens]."""
+        """Read one token, or a slice of step 1 as a read-only np.ndarray of
+        uint16, shape [num_tokens]."""
         chosen = range(len(self))[index]
         if isinstance(chosen, int):
             return self._read(chosen, chosen + 1)[0]
@@ -73,7 +70,7 @@ class TokenFile:
         return self._read(chosen.start, chosen.stop)
 
     def __reduce__(self):
-        """Another process has other descriptors."""
+        """Reopen the file in another process: descriptors are not shared."""
         return TokenFile, (self.path,)
 
     def __array__(self, dtype=None, copy=None):
@@ -104,9 +101,8 @@ class TokenFile:
 
 @contextlib.contextmanager
 def naming(path):
-    """Say which file an ``OSError`` is about: those of reading and writing an
-    open file don't. They have an errno and no class of their own, unlike
-    those of a network that the tokens may come from."""
+    """Add the file's name to an ``OSError`` of reading or writing: it has an
+    errno and no subclass, unlike the network errors of a token stream."""
     try:
         yield
     except OSError as error:
@@ -116,8 +112,8 @@ def naming(path):
 
 
 def _check_header(path, header, size):
-    """Return the number of tokens of a shard of ``size`` bytes whose first
-    bytes are ``header``, or raise a ``ValueError``."""
+    """Return the number of tokens of a shard of ``size`` bytes, or raise
+    ``ValueError``."""
     if len(header) < HEADER_BYTES:
         raise ValueError(
             f"{path} has {len(header)} bytes, but the header of a token "

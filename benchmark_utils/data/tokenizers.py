@@ -1,10 +1,9 @@
 """Tokenizers: from text to token ids.
 
-``bytes`` are the UTF-8 bytes themselves: nothing to install or download.
-``gpt2`` is GPT-2's byte-pair encoding (Radford et al., 2019), the one of
-FineWeb's shards, as the optional package tiktoken implements it.
-
-In both the last id is the separator that leads each document.
+``bytes`` takes the UTF-8 bytes: nothing to install or download. ``gpt2`` is
+GPT-2's byte-pair encoding (Radford et al., 2019), as in FineWeb's shards, by
+the optional package tiktoken. The last id is the separator that leads each
+document.
 """
 import numpy as np
 
@@ -22,12 +21,12 @@ def make_encoder(tokenizer):
     Returns
     -------
     encode : function from str to a sequence of int, shape [num_tokens]
-        The ids are below the separator: text never makes one.
+        All ids are below the separator: text never contains one.
 
     Raises
     ------
     ValueError
-        If the package that it needs, tiktoken, is not installed.
+        If tiktoken is needed and not installed.
     OSError
         If tiktoken can't get GPT-2's vocabulary.
     """
