@@ -45,6 +45,7 @@ def test_equals_the_formula(length, dtype, tolerance, scale):
     assert error(qkv.grad, exact.grad) < tolerance
 
 
+@pytest.mark.slow
 def test_the_compiler_is_told_the_truth_about_the_operation():
     inputs = torch.randn(3, 2, 300, 16, dtype=torch.bfloat16)
     torch.library.opcheck(

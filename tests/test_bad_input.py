@@ -301,6 +301,7 @@ def test_a_solver_that_fails_says_why(
 
 # --------------------------------------------- runs that end, and not well
 
+@pytest.mark.slow
 def test_a_run_that_went_wrong_says_so(run, capsys, summary):
     """It trains nothing, ends above its beginning, or diverges: one warning
     each, and none for a sound run."""

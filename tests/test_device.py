@@ -201,6 +201,7 @@ def test_autocast_is_there_for_each_kind_of_device(kind):
         assert not torch.is_autocast_enabled(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts by kind")
 @pytest.mark.parametrize("kept", [True, False])
 def test_peak_memory_of_a_cpu_is_that_of_the_run_alone(tmp_path, kept):

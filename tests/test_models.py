@@ -217,6 +217,7 @@ def test_full_size_has_the_published_numbers(full_size):
         assert model.token_embedding.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_first_loss_is_the_published_one(full_size):
     name, model = full_size
     with torch.no_grad():
@@ -378,6 +379,7 @@ def test_activation_bytes_are_those_kept_for_the_backward_pass(
     assert share < per_token / model.activation_bytes() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_training", [False, True])

@@ -46,6 +46,7 @@ def test_a_run_stops_at_the_target(run):
     assert before.time < last.seconds_to_target < last.time
 
 
+@pytest.mark.slow
 def test_a_run_can_go_on_below_the_target(run):
     """The numbers to the target are the same, to the last digit."""
     solver = {"AdamW": {"num_steps": 120}}
@@ -117,6 +118,7 @@ def test_a_loss_that_does_not_improve_is_trained_to_the_end(run):
     assert frame.step.iloc[-1] == 30
 
 
+@pytest.mark.slow
 def test_a_diverged_run_keeps_its_rows_and_the_next_is_untouched(run):
     broken = {"num_steps": 40, "learning_rate": 1e6, "max_grad_norm": 0}
     frame = run({"SGD": broken, "AdamW": {}})
@@ -151,6 +153,7 @@ def test_an_unlimited_run_warns_of_nothing(run, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_leave_no_trace_in_each_other(run):
     """Two solvers and two repetitions in one process, against each alone."""
     together = run({"SGD": {}, "AdamW": {}}, n_repetitions=2)
@@ -255,6 +258,7 @@ def test_the_clock_includes_all_training_work(run, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_clock_excludes_what_the_preparation_has_queued(
         run, bench, monkeypatch):
     Objective = bench.get_benchmark_objective()

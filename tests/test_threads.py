@@ -32,6 +32,7 @@ def run(before="", sizes=(2**18,), **variables):
     return process.stdout.strip(), process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux' OpenMP")
 @pytest.mark.parametrize("before, variables, said, sleeps", [
     ("", {"OMP_NUM_THREADS": "2"},
@@ -50,6 +51,7 @@ def test_threads_wait_asleep_unless_asked_to_spin(
     assert ("GOMP_SPINCOUNT = '0'" in openmp) == sleeps
 
 
+@pytest.mark.slow
 def test_a_small_model_has_one_thread_and_the_next_one_all():
     """Two cores need not be there: torch is told to have two threads."""
     output, _ = run("import torch; torch.set_num_threads(2)",
@@ -61,11 +63,13 @@ def test_a_small_model_has_one_thread_and_the_next_one_all():
     ]
 
 
+@pytest.mark.slow
 def test_the_users_number_is_that_of_a_small_model_too():
     output, _ = run(sizes=[2**10], OMP_NUM_THREADS="2")
     assert output == "2 threads (OMP_NUM_THREADS=2; they wait asleep) 2"
 
 
+@pytest.mark.slow
 def test_the_benchmark_sets_it_before_torch_is_loaded():
     """As benchopt's command line does it, which loads the objective first."""
     _, openmp = run(
