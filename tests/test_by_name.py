@@ -204,6 +204,7 @@ def test_what_is_not_there_or_no_value_is_refused_before_anything_is_done(
         )
 
 
+@pytest.mark.slow
 def test_the_packages_own_defaults_are_allowed(solver_class):
     """Some of its names stand for other things than they do elsewhere."""
     num_made = 0
@@ -212,7 +213,10 @@ def test_the_packages_own_defaults_are_allowed(solver_class):
         try:
             solver_class.get_instance(optimizer=optimizer)
         except ValueError as error:
-            assert "can't be made with options=None" in str(error)
+            assert re.search(
+                "can't be made with options=None|can't take a step in this|"
+                "ignores learning_rate|unless its matrices have", str(error)
+            )
             continue
         parameters = inspect.signature(
             package.load_optimizer(optimizer)
@@ -228,6 +232,40 @@ def test_the_packages_own_defaults_are_allowed(solver_class):
         assert solver.options == defaults
         num_made += 1
     assert num_made > 100
+
+
+@pytest.mark.parametrize("parameters, sentence", [
+    ({"optimizer": "adafactor"}, "adafactor ignores learning_rate=0.001"),
+    ({"optimizer": "a2grad"}, "a2grad ignores learning_rate=0.001"),
+    ({"optimizer": "dadaptadagrad", "weight_decay": 0.1},
+     "dadaptadagrad ignores weight_decay=0.1"),
+    ({"optimizer": "galore"}, "galore is AdamW unless its matrices have"),
+    ({"optimizer": "sophiah"}, "sophiah can't take a step in this benchmark"),
+])
+def test_a_setting_without_effect_is_refused(
+        solver_class, parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        solver_class.get_instance(**parameters)
+
+
+def test_adafactor_takes_the_learning_rate_that_it_is_told_to(solver_class):
+    solver_class.get_instance(
+        optimizer="adafactor", options={"relative_step": False}
+    )
+
+
+def test_weight_decay_is_decoupled_in_torchs_optimizers_too(solver_class):
+    """nadam is torch's, whose flag has another name than the package's."""
+    plain, decayed = (
+        Toy(solver_class.get_instance(
+            optimizer="nadam", learning_rate=RATE, weight_decay=decay,
+        )).run(1) for decay in (0.0, DECAY)
+    )
+    for role, p, q, before in zip(
+        ROLES, plain.weights(), decayed.weights(), plain.initial, strict=True
+    ):
+        decay = 0.0 if role == "gains_and_biases" else DECAY
+        assert torch.allclose(p - q, RATE * FACTORS[0] * decay * before)
 
 
 def test_options_are_what_they_say_however_they_are_written(toy):

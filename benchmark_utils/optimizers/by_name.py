@@ -10,6 +10,11 @@ from pytorch_optimizer import get_supported_optimizers, load_optimizer
 
 from benchmark_utils.optimizers.groups import decay_groups
 
+# Options that make weight decay decoupled, in the package and in torch.
+DECOUPLED = ["weight_decouple", "decoupled_weight_decay"]
+# Methods that are AdamW unless their groups have a "rank".
+NEED_A_RANK = ["apollo", "fira", "galore"]
+
 
 def make_optimizer(name, roles, learning_rate, weight_decay, options):
     """One optimizer of the package on all parameters.
@@ -49,27 +54,92 @@ def make_optimizer(name, roles, learning_rate, weight_decay, options):
     return optimizer_class(groups, lr=learning_rate, **options)
 
 
+# What was found out about each choice of values: checking takes a second
+# with some optimizers, and benchopt parses a command more than once.
+_refusals: dict[str, str | None] = {}
+
+
 def check_values(name, learning_rate, weight_decay, options):
-    """Refuse what an optimizer's constructor refuses: arguments as those of
-    ``make_optimizer``.
+    """Refuse what an optimizer can't be made with, or what has no effect.
+
+    The arguments are those of ``make_optimizer``.
 
     Raises
     ------
     ValueError
-        With the constructor's own words.
+        In the optimizer's own words where it raises an error.
     """
-    roles = {
-        role: [torch.nn.Parameter(torch.zeros(shape))] for role, shape in
-        [("hidden_matrices", (4, 4)), ("embeddings", (4, 4)),
-         ("gains_and_biases", (4,))]
-    } | {"head": []}
+    choice = repr((name, learning_rate, weight_decay, options))
+    if choice not in _refusals:
+        _refusals[choice] = find_refusal(
+            name, learning_rate, weight_decay, options
+        )
+    if _refusals[choice]:
+        raise ValueError(f"optimizer={name} {_refusals[choice]}")
+
+
+def find_refusal(name, learning_rate, weight_decay, options):
+    """Return why an optimizer is refused, None if it isn't: what
+    ``check_values`` says."""
+    if str(name).lower() in NEED_A_RANK:
+        return (
+            "is AdamW unless its matrices have a group with a rank, which a "
+            "name can't give: write a solver file (docs/add_a_solver.rst)."
+        )
+
+    def steps(learning_rate, weight_decay, num_steps=12):
+        arguments = name, learning_rate, weight_decay, options, num_steps
+        try:
+            # Steps that begin tiny are lost in float32.
+            return toy_steps(*arguments, dtype=torch.float64)
+        except RuntimeError:
+            return toy_steps(*arguments, dtype=torch.float32)
+
+    problem = f"can't be made with options={options}"
     try:
-        make_optimizer(name, roles, learning_rate, weight_decay, options)
+        steps(learning_rate, weight_decay, num_steps=0)
+        problem = "can't take a step in this benchmark"
+        first = steps(learning_rate, weight_decay)
+        twice = steps(2 * learning_rate, weight_decay)
+        without = steps(learning_rate, 0.0) if weight_decay else None
     except Exception as error:
-        raise ValueError(
-            f"optimizer={name} can't be made with options={options}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        return f"{problem}: {type(error).__name__}: {error}"
+    for parameter, value, other in [
+        ("learning_rate", learning_rate, twice),
+        ("weight_decay", weight_decay, without),
+    ]:
+        if learning_rate and other is not None and torch.equal(first, other):
+            return (
+                f"ignores {parameter}={value:g} with options={options}: "
+                "another value trains the same weights. Its options may "
+                "change that."
+            )
+    return None
+
+
+def toy_steps(name, learning_rate, weight_decay, options, num_steps, dtype):
+    """Take steps on small parameters of each role; return the weights.
+
+    Some methods begin to move only after ten steps.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        roles = {
+            role: [torch.nn.Parameter(torch.rand(shape, dtype=dtype) + 0.5)]
+            for role, shape in [
+                ("hidden_matrices", (8, 8)), ("embeddings", (8, 8)),
+                ("gains_and_biases", (8,)),
+            ]
+        } | {"head": []}
+        optimizer = make_optimizer(
+            name, roles, learning_rate, weight_decay, options
+        )
+        parameters = [p for role in roles.values() for p in role]
+        for _ in range(num_steps):
+            for p in parameters:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in parameters])
 
 
 def find_optimizer(name):
@@ -115,6 +185,4 @@ def check_options(optimizer_class, weight_decay, options):
         raise ValueError("weight_decay is a parameter; not one of options.")
     if weight_decay and "weight_decay" not in known:
         raise ValueError(f"{name} has no weight decay; set weight_decay=0.")
-    if "weight_decouple" in known:
-        return {"weight_decouple": True} | options
-    return options
+    return {flag: True for flag in DECOUPLED if flag in known} | options
