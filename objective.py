@@ -20,6 +20,7 @@ from benchmark_utils.distributed.launch import check_launcher, choose_world
 from benchmark_utils.hardware.device import device_name, dtype_name
 from benchmark_utils.hardware.memory import keep_freed_memory
 from benchmark_utils.hardware.selection import Machine
+from benchmark_utils.hardware.torch_settings import restore_settings
 from benchmark_utils.harness.cache_key import KeyedFiles, versions
 from benchmark_utils.harness.problem import Problem, RunOptions
 from benchmark_utils.harness.stopping import TargetCriterion
@@ -185,6 +186,7 @@ class Objective(KeyedFiles, CheckedParameters, BaseObjective):
     @summarized
     def get_objective(self):
         """Return the arguments of ``TrainingSolver.set_objective``."""
+        restore_settings()
         keep_freed_memory()
         self._machine = Machine.choose(self.device, self.dtype, self._flops)
         self._world, reason = choose_world(

@@ -11,7 +11,11 @@ import torch
 from benchopt import BaseSolver
 
 from benchmark_utils.console.errors import summarized
-from benchmark_utils.console.progress import Progress, log_once
+from benchmark_utils.console.progress import (
+    Progress,
+    log_once,
+    only_warned,
+)
 from benchmark_utils.distributed.data_parallel import ShardedUpdates
 from benchmark_utils.distributed.workers import WorkerGroup, on_all_ranks
 from benchmark_utils.distributed.world import ALONE, World
@@ -23,13 +27,19 @@ from benchmark_utils.hardware.memory import (
     peak_memory,
     release_memory,
 )
-from benchmark_utils.harness.cache_key import Keyed, code_hash, versions
+from benchmark_utils.hardware.torch_settings import restore_settings
+from benchmark_utils.harness.cache_key import (
+    Keyed,
+    code_hash,
+    imported_code,
+    versions,
+)
 from benchmark_utils.harness.problem import Problem, RunOptions
 from benchmark_utils.harness.published import PublishedSettings
 from benchmark_utils.harness.resume import Resumable
 from benchmark_utils.optimizers.combined import CombinedOptimizer
 from benchmark_utils.optimizers.groups import describe_groups, rest_groups
-from benchmark_utils.training import signals
+from benchmark_utils.training import checkpoints, signals
 from benchmark_utils.training.schedules import (
     choose_eval_every,
     evaluation_share,
@@ -153,6 +163,12 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         self.start()
         for _ in range(2):
             self.trainer.train_step(*self._first_micro_batch())
+        if self._options.checkpoint_every:
+            # Tried with the whole state of an optimizer, before hours of
+            # training depend on it.
+            state = self.trainer.state_dict()
+            with only_warned(f"{self.name} is trained without checkpoints"):
+                checkpoints.size(state)
 
     @summarized
     @on_all_ranks
@@ -161,7 +177,13 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         # Compilation of the fresh model, the first allocation of its
         # activations and what is queued on the device are off the clock.
         loss = self.trainer.accumulate_gradients(*self._first_batch())
-        self.trainer.optimizer.zero_grad(set_to_none=True)
+        self.trainer.optimizer.zero_grad()
+        if self._weights_moved():
+            raise ValueError(
+                f"{self.name} changes weights in the backward pass, which is "
+                "computed in parts and before the first step as well. Change "
+                "them in step(), where the gradients of the whole batch are."
+            )
         # A forward pass without gradients would be another graph to compile.
         self._train_loss = self.world.mean(loss.item())
         synchronize(self.machine.device)
@@ -211,9 +233,7 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
                 # model on the first batch.
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
-                weights_moved=int(
-                    not parameter_sums(trainer.model).equal(self._first_sums)
-                ),
+                weights_moved=int(self._weights_moved()),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
                 peak_memory_mib=self.world.maximum(memory) / 2**20,
@@ -230,6 +250,7 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         _holder = self
         device = self.machine.device
         release_memory(device)
+        restore_settings()
         seed_generators(self._seed)
         model = self._make_model()
         self._decide_compilation(model)
@@ -262,6 +283,9 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         )
         log_once(f"{self.name}: {describe_groups(optimizer, roles)}")
 
+    def _weights_moved(self):
+        return not parameter_sums(self.trainer.model).equal(self._first_sums)
+
     def release(self):
         """Free model and optimizer."""
         trainer = self.__dict__.pop("trainer", None)
@@ -290,6 +314,7 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         return {
             "code": code_hash(),
             "versions": versions(self.requirements or []),
+            "imports": imported_code(self._module_filename),
         }
 
 

@@ -25,6 +25,7 @@ BENCH = Benchmark(ROOT, no_cache=True)
 BENCH.get_solvers()
 
 from benchmark_utils.distributed.launch import join_world  # noqa: E402
+from benchmark_utils.hardware import torch_settings  # noqa: E402
 from benchmark_utils.optimizers.combined import parts_of  # noqa: E402
 from benchmark_utils.training import checkpoints  # noqa: E402
 
@@ -54,7 +55,11 @@ def default_dtype(dtype):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        # Runs start with this one, not with torch's own.
+        with mock.patch.object(
+            torch_settings, "INITIAL", torch_settings.read_settings()
+        ):
+            yield
     finally:
         torch.set_default_dtype(before)
 

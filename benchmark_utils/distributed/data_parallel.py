@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from benchmark_utils.distributed.world import World
-from benchmark_utils.optimizers.combined import parts_of
+from benchmark_utils.optimizers.interface import parts_of
 
 # Small enough for the first bucket to be sent early in the backward pass,
 # large enough to use a network's bandwidth.
@@ -138,13 +138,20 @@ class ShardedUpdates:
     def owned_elsewhere(self, parameter: torch.nn.Parameter) -> bool:
         return self.owners.get(parameter, self.world.rank) != self.world.rank
 
-    def gather(self, state: dict) -> dict | None:
-        """Complete an optimizer's ``state_dict`` with other ranks' matrices.
+    def gather(self, optimizer: torch.optim.Optimizer) -> dict | None:
+        """Return an optimizer's ``state_dict``, completed with what only other
+        ranks hold.
 
-        Returns the same state for any number of ranks, on rank 0; None on the
-        others.
+        It is complete on rank 0, and the same for any number of ranks. All
+        ranks must call this.
         """
-        if not self.owners:
+        # A matrix's state is its owner's, also where an optimizer keeps some
+        # for matrices that it never updates.
+        self.drop_foreign_state(optimizer)
+        state = optimizer.state_dict()
+        # Optimizers that divide work themselves have state on few ranks, too.
+        keys = self.world.gather(keys_of(state))
+        if self.world.from_rank_0(not keys or all(k == keys[0] for k in keys)):
             return state
         states = self.world.gather(state)
         return functools.reduce(merge, states) if states else None
@@ -169,6 +176,15 @@ class ShardedUpdates:
         ]
         for wait in waits:
             wait()
+
+
+def keys_of(state):
+    """Return the keys of nested dicts and lists, without the values."""
+    if isinstance(state, dict):
+        return {key: keys_of(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [keys_of(value) for value in state]
+    return None
 
 
 def merge(first, second):

@@ -3,15 +3,26 @@
 benchopt's own key has the files of objective, dataset and solver and their
 parameters, but not the shared code, the versions of packages, or the data.
 """
+import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import itertools
 import re
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+SHARED = Path(__file__).resolve().parents[1]
+# Folders of code that a version or ``code_hash`` stands for.
+INSTALLED = [SHARED] + [
+    Path(sysconfig.get_path(kind)).resolve()
+    for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+]
 
 
 class Keyed:
@@ -71,10 +82,9 @@ def _stamp(path):
 @functools.cache
 def code_hash():
     """Return the SHA-256 of the shared code at the first call."""
-    folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        name = path.relative_to(folder).as_posix()
+    for path in sorted(SHARED.rglob("*.py")):
+        name = path.relative_to(SHARED).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -99,3 +109,76 @@ def installed_version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def imported_code(path):
+    """Hash the code that a solver file imports and no version stands for.
+
+    These are modules outside of the benchmark's shared code, Python's library
+    and site-packages: files beside the solver's, and packages installed in
+    editable mode. Modules that these import count, too.
+
+    Parameters
+    ----------
+    path : Path
+        A Python file.
+
+    Returns
+    -------
+    hashes : dict of str to str
+        SHA-256 by the module's name.
+    """
+    hashes, files = {}, [(Path(path), "")]
+    while files:
+        file, package = files.pop()
+        for name in imported_names(file, package):
+            source = find_source(name)
+            if source is None or name in hashes:
+                continue
+            hashes[name] = hashlib.sha256(source.read_bytes()).hexdigest()
+            is_package = source.name == "__init__.py"
+            files.append((source, name if is_package else (
+                name.rpartition(".")[0]
+            )))
+    return dict(sorted(hashes.items()))
+
+
+def imported_names(file, package):
+    """Yield the names of modules, and of what might be one, that a file
+    imports, and of the packages that they are in."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # A dot is the file's own package, each further one its parent.
+            parents = package.split(".")[:-(node.level - 1) or None]
+            above = ".".join(parents) if node.level else ""
+            module = ".".join(filter(None, [above, node.module]))
+            names = [module] + [
+                f"{module}.{alias.name}" for alias in node.names
+            ]
+        else:
+            continue
+        for name in names:
+            yield from itertools.accumulate(
+                name.split("."), lambda first, rest: f"{first}.{rest}"
+            )
+
+
+def find_source(name):
+    """The file of a module that is neither installed nor shared code; None if
+    it is, or if there is no such module."""
+    top, _, rest = name.partition(".")
+    if rest and find_source(top) is None:
+        # Looking for a submodule imports its package.
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    source = Path(spec and spec.origin or "").resolve()
+    if source.suffix != ".py" or any(
+        folder in source.parents for folder in INSTALLED
+    ):
+        return None
+    return source

@@ -1,11 +1,7 @@
 """Several optimizers as one, each with its own parameters."""
 import torch
 
-
-def parts_of(optimizer):
-    """Return the optimizers that an optimizer is made of: those of its method
-    ``parts``, or itself."""
-    return optimizer.parts() if hasattr(optimizer, "parts") else [optimizer]
+from benchmark_utils.optimizers.interface import load_state, parts_of
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
@@ -40,7 +36,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         for one, state in zip(
             self.optimizers, state_dict["optimizers"], strict=True
         ):
-            one.load_state_dict(state)
+            load_state(one, state)
         # Loading replaced the optimizers' group dicts.
         self.param_groups = [
             group for one in self.optimizers for group in one.param_groups

@@ -1,7 +1,4 @@
 """Parameter groups of an optimizer: built, checked and described."""
-import inspect
-
-import torch
 
 
 def decay_groups(roles, weight_decay):
@@ -58,32 +55,17 @@ def rest_groups(roles, learning_rates, weight_decay, gain_weight_decay):
     return groups
 
 
-def check_optimizer(optimizer):
-    """Raise ``ValueError`` unless it is an optimizer that can take a step with
-    the gradients that are there."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(
-            f"{type(optimizer).__name__} is no torch.optim.Optimizer, which "
-            "get_optimizer must return."
-        )
-    required = [
-        name for name, parameter in inspect.signature(
-            optimizer.step).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if required:
-        raise ValueError(
-            f"{type(optimizer).__name__}.step asks for {', '.join(required)}."
-            " It is called without arguments, after the one forward-backward "
-            "pass that every method gets per step: the gradients are in the "
-            "parameters."
-        )
-
-
 def check_coverage(optimizer, model):
     """Raise ``ValueError`` unless the optimizer's groups hold every parameter
-    of the model exactly once."""
+    of the model exactly once, and all are trained."""
+    frozen = [
+        name for name, p in model.named_parameters() if not p.requires_grad
+    ]
+    if frozen:
+        raise ValueError(
+            "Every parameter of the model is trained, but get_optimizer froze "
+            f"{', '.join(frozen[:5])}{' ...' * (len(frozen) > 5)}."
+        )
     names = {id(p): name for name, p in model.named_parameters()}
     counts = dict.fromkeys(names, 0)
     for group in optimizer.param_groups:

@@ -8,6 +8,13 @@ rate is the angle of a step, in radians.
 """
 import torch
 
+from benchmark_utils.optimizers.interface import (
+    copy_rate,
+    load_state,
+    parts_of,
+    set_rate,
+)
+
 
 class Hyperball(torch.optim.Optimizer):
     """The hyperball variant of any optimizer, sharing its ``param_groups``.
@@ -39,11 +46,11 @@ class Hyperball(torch.optim.Optimizer):
 
     def parts(self):
         """Return the optimizers that keep state: radii are in this one."""
-        return [self, self.base]
+        return [self, *parts_of(self.base)]
 
     @torch.no_grad()
     def step(self):
-        rates = [group["lr"] for group in self.param_groups]
+        rates = [copy_rate(group["lr"]) for group in self.param_groups]
         before = [
             [(p, p.clone()) for p in group["params"] if p.grad is not None]
             for group in self.param_groups
@@ -51,12 +58,12 @@ class Hyperball(torch.optim.Optimizer):
         # The update is normalised below. A learning rate of 1 keeps the
         # precision of its difference from the weights.
         for group in self.param_groups:
-            group["lr"] = 1.0
+            set_rate(group, 1.0)
         try:
             self.base.step()
         finally:
             for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate
+                set_rate(group, rate)
         for group, weights in zip(self.param_groups, before, strict=True):
             for p, w in weights:
                 radius = self.state[p]["radius"]
@@ -70,6 +77,6 @@ class Hyperball(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict["radii"])
-        self.base.load_state_dict(state_dict["base"])
+        load_state(self.base, state_dict["base"])
         # Loading replaced the base's group dicts.
         self.param_groups = self.base.param_groups

@@ -5,6 +5,7 @@ A checkpoint is a folder of three files: ``tensors.safetensors``,
 for ``sha256sum -c``. It is written under a temporary name, synced to disk and
 renamed. Reading a checkpoint runs no code.
 """
+import collections
 import contextlib
 import hashlib
 import json
@@ -30,6 +31,7 @@ DTYPES = {
     str(value).removeprefix("torch."): value
     for value in vars(torch).values() if isinstance(value, torch.dtype)
 }
+SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset)}
 
 
 def save(folder: str | Path, step: int, state: Any) -> Path:
@@ -41,7 +43,7 @@ def save(folder: str | Path, step: int, state: Any) -> Path:
         Created if it does not exist.
     step : int
         Number in the checkpoint's name.
-    state : nested dict, list and tuple
+    state : nested dict, list, tuple, set and deque
         Nesting of tensors (on any device), NumPy arrays, dtypes of torch,
         numbers, strings, booleans and None.
 
@@ -142,7 +144,7 @@ def _prune(folder):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _pack(value, tensors, copy=True):
+def _pack(value, tensors, copy=True, where="state"):
     """Convert a state to JSON values, and collect its tensors in a dict.
 
     Dicts and tuples become JSON objects with their kind as the only key: JSON
@@ -152,12 +154,17 @@ def _pack(value, tensors, copy=True):
         return value
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        value = value.detach()
+        # A product's rounding depends on the order of its operands in memory.
+        strides = value.stride()
+        order = sorted(range(value.ndim), key=lambda axis: -strides[axis])
+        value = value.detach().permute(order)
         if copy:
             # safetensors refuses tensors that share memory.
             value = value.cpu().clone(memory_format=torch.contiguous_format)
         tensors[name] = value
-        return {"tensor": name}
+        if order == sorted(order):
+            return {"tensor": name}
+        return {"permuted": [name, order]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, np.generic):
@@ -166,13 +173,22 @@ def _pack(value, tensors, copy=True):
         return {"array": [value.dtype.str, value.tolist()]}
     if isinstance(value, dict):
         return {"dict": [
-            [_pack(k, tensors, copy), _pack(v, tensors, copy)]
-            for k, v in value.items()
+            [
+                _pack(k, tensors, copy, where),
+                _pack(v, tensors, copy, f"{where}[{k!r}]"),
+            ] for k, v in value.items()
         ]}
-    if isinstance(value, (list, tuple)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_pack(v, tensors, copy) for v in value]}
-    raise TypeError(f"A {type(value).__name__} can't be saved.")
+    if isinstance(value, collections.deque):
+        return {"deque": [
+            value.maxlen, _pack(list(value), tensors, copy, where)
+        ]}
+    for kind, sequence in SEQUENCES.items():
+        if isinstance(value, sequence):
+            return {kind: [
+                _pack(v, tensors, copy, f"{where}[{i}]")
+                for i, v in enumerate(value)
+            ]}
+    raise TypeError(f"{where} is a {type(value).__name__}: it can't be saved.")
 
 
 def _unpack(value, tensors):
@@ -181,6 +197,11 @@ def _unpack(value, tensors):
     (kind, content), = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "permuted":
+        name, order = content
+        return tensors[name].permute(
+            [order.index(axis) for axis in range(len(order))]
+        )
     if kind == "dtype":
         return DTYPES[content]
     if kind == "array":
@@ -190,9 +211,10 @@ def _unpack(value, tensors):
         return {
             _unpack(k, tensors): _unpack(v, tensors) for k, v in content
         }
-    return {"list": list, "tuple": tuple}[kind](
-        _unpack(v, tensors) for v in content
-    )
+    if kind == "deque":
+        maxlen, values = content
+        return collections.deque(_unpack(values, tensors), maxlen)
+    return SEQUENCES[kind](_unpack(v, tensors) for v in content)
 
 
 def _sums(folder):

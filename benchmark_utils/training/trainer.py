@@ -22,7 +22,21 @@ from benchmark_utils.distributed.data_parallel import (
 )
 from benchmark_utils.distributed.world import ALONE, World
 from benchmark_utils.hardware.device import KINDS, autocast
-from benchmark_utils.optimizers.groups import check_coverage, check_optimizer
+from benchmark_utils.optimizers.groups import check_coverage
+from benchmark_utils.optimizers.interface import (
+    check_optimizer,
+    copy_rate,
+    get_counters,
+    load_state,
+    parts_of,
+    set_counters,
+    set_rate,
+)
+from benchmark_utils.training.objects import (
+    fingerprints,
+    pack_objects,
+    unpack_objects,
+)
 
 
 class Trainer:
@@ -76,9 +90,13 @@ class Trainer:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-        if hasattr(optimizer, "train"):
-            optimizer.train()
+            group["peak_lr"] = copy_rate(group["lr"])
+        self._initial = fingerprints(optimizer.state_dict())
+        self._averaging = [
+            part for part in parts_of(optimizer) if hasattr(part, "eval")
+        ]
+        for part in self._averaging:
+            part.train()
         self.world = world
         self._all_reduce = GradientAllReduce(world, model.parameters())
         self._sharded = sharded_updates or ShardedUpdates(world)
@@ -90,7 +108,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The first group's learning rate in the last step; 0 before any."""
-        return self.optimizer.param_groups[0]["lr"] if self.step else 0.0
+        return float(self.optimizer.param_groups[0]["lr"] if self.step else 0)
 
     def train(self, stop_step: int):
         """Train until ``stop_step`` steps are done."""
@@ -109,16 +127,31 @@ class Trainer:
         """
         factor = self.schedule(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["peak_lr"]
+            set_rate(group, factor * group["peak_lr"])
         self._loss_sum += self.accumulate_gradients(inputs, targets)
         self._loss_count += 1
         if self.max_grad_norm:
             clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self._sharded.drop_foreign_gradients()
         self.optimizer.step()
+        self._check_rates(factor)
         self._sharded.broadcast_updates()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.step += 1
+
+    def _check_rates(self, factor):
+        """Raise ``ValueError`` if the optimizer has set its own rate."""
+        for group in self.optimizer.param_groups:
+            rate = group["lr"]
+            # Reading a tensor would wait for the device.
+            if not isinstance(rate, torch.Tensor) and (
+                rate != factor * group["peak_lr"]
+            ):
+                raise ValueError(
+                    f"{type(self.optimizer).__name__}.step changed the "
+                    f"learning rate from {factor * group['peak_lr']:g} to "
+                    f"{rate:g}: the schedule has no effect on it."
+                )
 
     def accumulate_gradients(
         self, inputs: torch.Tensor, targets: torch.Tensor
@@ -163,16 +196,18 @@ class Trainer:
         These are the training weights, unless the optimizer has others.
         Training continues afterwards from its own weights, to the bit.
         """
-        if not hasattr(self.optimizer, "eval"):
+        if not self._averaging:
             yield self.model
             return
         parameters = list(self.model.parameters())
         training_weights = [p.detach().clone() for p in parameters]
-        self.optimizer.eval()
+        for part in self._averaging:
+            part.eval()
         try:
             yield self.model
         finally:
-            self.optimizer.train()
+            for part in self._averaging:
+                part.train()
             with torch.no_grad():
                 torch._foreach_copy_(parameters, training_weights)
 
@@ -186,7 +221,10 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self._sharded.gather(self.optimizer.state_dict()),
+            "optimizer": pack_objects(
+                self._sharded.gather(self.optimizer), self._initial
+            ),
+            "counters": get_counters(self.optimizer),
             "loss_sum": self.world.sum(
                 self._loss_sum.clone()
             ) / self.world.size,
@@ -198,7 +236,10 @@ class Trainer:
         """Continue from the ``state_dict`` of a Trainer with the same model
         and optimizer; to the bit on a CPU."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, unpack_objects(
+            state["optimizer"], self.optimizer.state_dict()
+        ))
+        set_counters(self.optimizer, state["counters"])
         self._sharded.drop_foreign_state(self.optimizer)
         self.step = state["step"]
         self._loss_sum.copy_(state["loss_sum"])
@@ -208,6 +249,7 @@ class Trainer:
     def close(self):
         """Free model and optimizer."""
         self.model = self.optimizer = None
+        self._averaging, self._initial = [], {}
 
 
 def seed_generators(seed: int):

@@ -1,7 +1,12 @@
 """Parameters, gradients and steps on which a solver's optimizer is tested."""
 import torch
 
-from benchmark_utils.optimizers.groups import check_optimizer
+from benchmark_utils.optimizers.interface import (
+    check_optimizer,
+    copy_rate,
+    parts_of,
+    set_rate,
+)
 
 # Wide, tall and square matrices, and vectors.
 SHAPES = {
@@ -45,9 +50,12 @@ class Toy:
         self.solver = solver
         self.optimizer = solver.get_optimizer(self.roles)
         check_optimizer(self.optimizer)
-        if hasattr(self.optimizer, "train"):
-            self.optimizer.train()
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        for part in parts_of(self.optimizer):
+            if hasattr(part, "train"):
+                part.train()
+        self.rates = [
+            copy_rate(group["lr"]) for group in self.optimizer.param_groups
+        ]
 
     def weights(self):
         return [p.detach().clone() for p in self.parameters]
@@ -70,8 +78,7 @@ class Toy:
         for group, rate in zip(
             self.optimizer.param_groups, self.rates, strict=True
         ):
-            group["lr"] = rate * factor
-
+            set_rate(group, rate * factor)
         for _ in range(parts):
             sum(
                 (p * (gradient / parts)).sum()
