@@ -208,10 +208,10 @@ def test_a_file_that_was_touched_is_verified_again(fetch, folder):
 
 
 @pytest.mark.parametrize("wrong", ["cut", "other", "folder", "pipe", "link"])
-@pytest.mark.parametrize("stamped", [True, False])
+@pytest.mark.parametrize("verified", [True, False])
 def test_only_a_wrong_file_is_fetched_and_what_it_was_is_kept(
-        hub, fetch, folder, tmp_path, wrong, stamped):
-    if stamped:
+        hub, fetch, folder, tmp_path, wrong, verified):
+    if verified:
         fetch(SMALL)
         hub.requests.clear()
     else:
@@ -452,8 +452,8 @@ def test_files_of_unknown_origin_are_used_when_there_is_no_hub(
     )
     assert answer.paths
     assert answer.output.startswith(
-        f"2 file(s) in {tmp_path} are used as they are, unverified: no record "
-        f"of {REPO} is beside them. The Hub can't deliver"
+        f"2 file(s) in {tmp_path} are used as they are, unverified: "
+        f"{tmp_path / '.hub'} has no record of {REPO}. The Hub can't deliver"
     )
     assert answer.output.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "hf") == (
@@ -575,7 +575,7 @@ def test_an_unknown_revision_is_an_error(hub, fetch, tmp_path):
     for names in [["a.bin"], SMALL]:
         answer = fetch(names, folder=tmp_path, revision="v9")
         assert answer.error == (
-            "ValueError revision='v9' is no branch, tag or commit of the "
+            "ValueError revision='v9' is not a branch, tag or commit of the "
             f"dataset repository {REPO} on {hub.url}.\n"
         )
 

@@ -45,7 +45,7 @@ def test_fineweb_refuses_what_does_not_exist(fineweb, parameters):
 
 
 def test_fineweb_edu_has_fewer_shards(fineweb):
-    """Which is said when a command chooses them, before anything is run."""
+    """The error comes when the command is parsed, before any run."""
     chosen = {"corpus": "fineweb-edu", "num_train_shards": 100}
     Dataset = type(fineweb())
     for refused in (

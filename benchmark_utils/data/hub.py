@@ -89,7 +89,8 @@ def fetch_shards(repo_id, filenames, folder, revision="main"):
             ) from None
         print(
             f"{len(filenames)} file(s) in {mirror.folder} are used as they "
-            f"are, unverified: no record of {repo_id} is beside them. {error}"
+            f"are, unverified: {mirror.cache} has no record of {repo_id}. "
+            f"{error}"
         )
     return [mirror.folder / name for name in filenames]
 
@@ -237,8 +238,8 @@ class _Mirror:
             )
         except RevisionNotFoundError:
             raise ValueError(
-                f"revision={self.revision!r} is no branch, tag or commit of "
-                f"the dataset repository {self.repo_id} on "
+                f"revision={self.revision!r} is not a branch, tag or commit "
+                f"of the dataset repository {self.repo_id} on "
                 f"{constants.ENDPOINT}."
             ) from None
         return {"commit": info.sha, "files": {
