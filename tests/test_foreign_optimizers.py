@@ -560,7 +560,7 @@ def test_a_group_without_a_rate_is_refused(make_trainer):
         del optimizer.param_groups[0]["lr"]
         return optimizer
 
-    with pytest.raises(ValueError, match="Momentum has a parameter group wit"):
+    with pytest.raises(ValueError, match="Momentum has a group without .lr."):
         make_trainer(without)
 
 

@@ -42,7 +42,7 @@ class Kind(NamedTuple):
     release_memory, peak_memory, free_memory : functions or None
         torch's allocator: return what is unused to the system and start the
         peak anew; the peak and what a process can still get, in bytes.
-        None where the memory is the system's: see training/memory.py.
+        None where the memory is the system's: see hardware/memory.py.
     micro_batch_tokens, evaluation_tokens : int
         Most tokens that go through the model at a time, with and without
         gradients.

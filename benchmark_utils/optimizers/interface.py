@@ -52,7 +52,7 @@ def check_optimizer(optimizer):
     without = [g for g in optimizer.param_groups if "lr" not in g]
     if without:
         raise ValueError(
-            f"{name} has a parameter group without 'lr': a schedule needs a "
+            f"{name} has a group without 'lr': a schedule needs a "
             "learning rate to act on."
         )
     check_rates_reach(optimizer)
