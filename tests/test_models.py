@@ -531,7 +531,7 @@ def test_every_switch_makes_another_model(switch):
 
 @pytest.mark.parametrize("name, overrides, message", [
     ("gpt3", {}, "model='gpt3' is unknown; use one of gpt2, gpt2-small"),
-    ("gpt2", {"heads": 3}, "'heads' is no choice of a model; these are n_la"),
+    ("gpt2", {"heads": 3}, "'heads' is not a choice of a model; these are "),
     ("gpt2", {"n_head": 5}, "n_embd=768 must be a multiple of n_head=5"),
     ("gpt2", {"n_layer": 0}, "n_layer=0 must be a whole number of at least 1"),
     ("gpt2", {"n_layer": 2.0}, "n_layer=2.0 must be a whole number"),

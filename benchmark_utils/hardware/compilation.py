@@ -1,4 +1,4 @@
-"""Compilation of a model: whether it pays, and how it is done."""
+"""Compilation of models: the decision, and torch.compile itself."""
 import contextlib
 import functools
 import math

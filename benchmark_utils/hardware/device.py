@@ -1,4 +1,4 @@
-"""Devices: what each kind of them does.
+"""Kinds of devices: one table of what differs between them.
 
 The same lines train on a CPU, on CUDA and on Apple's GPUs ("mps"): whatever
 differs is a column of ``KINDS``. Only the CPU's row has been measured.

@@ -1,4 +1,4 @@
-"""Memory: how much goes through a model at a time, and what a run takes."""
+"""Memory: the size of a micro-batch, and the peak of a run."""
 import contextlib
 import ctypes
 import gc

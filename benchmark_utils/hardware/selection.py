@@ -1,4 +1,4 @@
-"""The choice of device and precision for a run, with its reasons."""
+"""Selection of a run's device and precision, with the reasons."""
 import math
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Threads on a CPU: how many compute, and how they wait for each other.
+"""CPU threads: their number, and how they wait for each other.
 
 A model waits for all threads after every operation. Threads that spin while
 they wait are the fastest on quiet cores; when another program takes one of the

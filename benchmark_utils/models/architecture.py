@@ -1,4 +1,4 @@
-"""The choices that make one model of the family in ``transformer.py``."""
+"""Architecture: the sizes and switches of ``transformer.py``, checked."""
 import dataclasses
 from typing import Literal, get_args, get_origin
 

@@ -1,4 +1,4 @@
-"""Causal attention, the fastest way for the device and precision at hand."""
+"""Causal attention, computed the fastest way for a device and precision."""
 import math
 
 import torch

@@ -1,4 +1,4 @@
-"""The loss of a language model's head, without all its logits in memory.
+"""Cross-entropy of a language model's head, in chunks of its logits.
 
 The logits of a vocabulary of 50,257 take 200 kB per token in float32, and
 the usual loss keeps three to four copies of them. Here they exist for a
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from benchmark_utils.hardware.device import KINDS, product_dtype
 
-# With gradients, the logits get columns that are no tokens, of probability
+# With gradients, the logits get columns for no token, of probability
 # zero, up to a multiple of this: the two products of the backward pass take up
 # to a third longer with GPT-2's 50,257.
 COLUMN_MULTIPLE = 64
@@ -68,7 +68,7 @@ def soft_cap(logits, cap):
 
 
 def padded_columns(vocab_size, device, with_gradients):
-    """Number of columns of logits that are no tokens; they follow those of
+    """Number of columns of logits without a token; they follow those of
     the vocabulary."""
     multiple = COLUMN_MULTIPLE
     if not with_gradients:

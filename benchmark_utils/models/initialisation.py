@@ -1,4 +1,4 @@
-"""Initial weights, each scheme drawn from one generator.
+"""Initialisation schemes, each drawn from one random generator.
 
 The same seed gives the same weights on every device, whatever else drew
 random numbers. Matrices and embeddings are drawn in float32 and in the order

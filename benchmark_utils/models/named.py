@@ -1,4 +1,4 @@
-"""Models by name: what each chooses, side by side.
+"""Named models and the choices of each, in one table.
 
     make_model("rotary", 50257, seed=0)
     make_model("gpt2-tiny", 257, seed=0, qk_norm=True)
@@ -86,7 +86,7 @@ def architecture(name, overrides):
     for key in overrides:
         if key not in CHOICES:
             raise ValueError(
-                f"{key!r} is no choice of a model; these are "
+                f"{key!r} is not a choice of a model; these are "
                 f"{', '.join(CHOICES)}."
             )
     given = {key: v for key, v in overrides.items() if v is not None}

@@ -1,4 +1,4 @@
-"""Weights of a model in a safetensors file."""
+"""Saving and loading a model's weights as a safetensors file."""
 import os
 import tempfile
 from pathlib import Path

@@ -167,7 +167,7 @@ def known_options(optimizer_class):
 
 
 def check_options(optimizer_class, weight_decay, options):
-    """Complete the options of an optimizer, and refuse those it hasn't:
+    """Complete the options of an optimizer, and refuse those it does not have:
     many of the constructors take any keyword, and ignore a misspelt one."""
     name = optimizer_class.__name__
     known = known_options(optimizer_class)

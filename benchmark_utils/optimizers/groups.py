@@ -73,7 +73,7 @@ def check_coverage(optimizer, model):
             if id(parameter) not in names:
                 raise ValueError(
                     "The optimizer holds a tensor of shape "
-                    f"{tuple(parameter.shape)} that is no parameter of the "
+                    f"{tuple(parameter.shape)} that is not a parameter of the "
                     "model."
                 )
             counts[id(parameter)] += 1

@@ -7,7 +7,7 @@ Optimization for Deep Learning" (2020), the result is given the norm of
 another method's update ("grafting"), here Adam's, and the roots are
 recomputed every few steps.
 
-pytorch-optimizer's ``Shampoo`` adds up G G^T for ever and keeps the
+pytorch-optimizer's ``Shampoo`` adds up G G^T without decay and keeps the
 preconditioned gradient in place of the momentum; its ``ScalableShampoo`` does
 not graft Adam.
 """

@@ -1,4 +1,4 @@
-"""SOAP from the first gradient that there is.
+"""SOAP that starts with the first gradient that is not zero.
 
 Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024), as in
 the package pytorch-optimizer.
