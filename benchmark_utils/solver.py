@@ -178,7 +178,7 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
         # activations and what is queued on the device are off the clock.
         loss = self.trainer.accumulate_gradients(*self._first_batch())
         self.trainer.optimizer.zero_grad()
-        if self._weights_moved():
+        if (parameter_sums(self.trainer.model) != self._first_sums).any():
             raise ValueError(
                 f"{self.name} changes weights in the backward pass, which is "
                 "computed in parts and before the first step as well. Change "
@@ -233,7 +233,9 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
                 # model on the first batch.
                 train_loss=self._train_loss,
                 learning_rate=trainer.learning_rate,
-                weights_moved=int(self._weights_moved()),
+                weights_moved=int(
+                    not parameter_sums(trainer.model).equal(self._first_sums)
+                ),
                 micro_batch_size=trainer.micro_batch_size,
                 compiled=int(self._compiled),
                 peak_memory_mib=self.world.maximum(memory) / 2**20,
@@ -282,9 +284,6 @@ class TrainingSolver(PublishedSettings, Keyed, BaseSolver):
             f"of {micro_batch_size} x {length}"
         )
         log_once(f"{self.name}: {describe_groups(optimizer, roles)}")
-
-    def _weights_moved(self):
-        return not parameter_sums(self.trainer.model).equal(self._first_sums)
 
     def release(self):
         """Free model and optimizer."""
