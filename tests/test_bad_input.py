@@ -276,9 +276,11 @@ def test_a_solver_without_sound_parameters(
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)",
      "return torch.optim.lr_scheduler.ConstantLR("
      "torch.optim.SGD(parameters, lr=0.1))",
-     "ConstantLR is no torch.optim.Optimizer, which get_optimizer"),
+     "ConstantLR is not an optimizer, which get_optimizer must return: it "
+     "has no param_groups, zero_grad."),
     ("return torch.optim.SGD(parameters, lr=self.learning_rate)", "pass",
-     "NoneType is no torch.optim.Optimizer, which get_optimizer"),
+     "NoneType is not an optimizer, which get_optimizer must return: it "
+     "has no param_groups, step, zero_grad, state_dict, load_state_dict."),
     ("def get_optimizer", "def make_optimizer",
      "Mine must define get_optimizer."),
     ("parameters = [", '{}["lr"]; parameters = [', "KeyError: 'lr'"),

@@ -33,8 +33,8 @@ def check_optimizer(optimizer):
         missing.insert(0, "param_groups")
     if missing:
         raise ValueError(
-            f"get_optimizer must return an optimizer; {name} has no "
-            f"{', '.join(missing)}."
+            f"{name} is not an optimizer, which get_optimizer must return: it "
+            f"has no {', '.join(missing)}."
         )
     required = [
         name for name, parameter in inspect.signature(
